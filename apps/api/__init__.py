@@ -1,0 +1,1 @@
+"""The REST API: send, submit a job, poll it, read its log."""

@@ -1,0 +1,120 @@
+"""Settings, all from the environment, with defaults that `make run` works with.
+
+DATABASE_URL           postgresql://...; without it the embedded cluster under MSGWEB_HOME
+MSGWEB_HOME            data and secrets, default .msgweb in the repository's root
+MSGWEB_HTTP            host:port of the web process, default 127.0.0.1:8000
+MSGWEB_STOMP           host:port of the STOMP gateway, default 127.0.0.1:61613
+MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB_HOME
+MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, default localhost and loopback
+MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
+MSGWEB_DEBUG           1 switches Django's debug pages on
+MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
+"""
+
+import os
+
+from msgweb import database
+from msgweb.home import REPOSITORY, home, http_listen
+from msgweb.secrets import secret_key
+
+BASE_DIR = REPOSITORY
+MSGWEB_HOME = home()
+DEBUG = os.environ.get("MSGWEB_DEBUG") == "1"
+SECRET_KEY = secret_key(MSGWEB_HOME)
+ALLOWED_HOSTS = [name for name in os.environ.get("MSGWEB_ALLOWED_HOSTS", "").split(",") if name] or [
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    http_listen().host,
+]
+MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
+MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django_htmx",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "apps.accounts",
+    "apps.broker",
+    "apps.stomp",
+    "apps.jobs",
+    "apps.messaging",
+    "apps.api",
+    "apps.console",
+    "apps.taoshop",
+    "apps.firebrand",
+    "workers",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
+ROOT_URLCONF = "msgweb.urls"
+ASGI_APPLICATION = "msgweb.asgi.application"
+WSGI_APPLICATION = "msgweb.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+DATABASES = {"default": database.django_settings(MSGWEB_HOME)}
+
+AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]
+LOGIN_URL = "console:login"
+LOGIN_REDIRECT_URL = "console:overview"
+LOGOUT_REDIRECT_URL = "console:login"
+
+LANGUAGE_CODE = "en"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "static/"
+STATIC_ROOT = MSGWEB_HOME / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+MEDIA_URL = "media/"
+MEDIA_ROOT = MSGWEB_HOME / "media"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
+WHITENOISE_USE_FINDERS = True
+
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": os.environ.get("MSGWEB_LOG_LEVEL", "INFO")},
+}

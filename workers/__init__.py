@@ -1,0 +1,1 @@
+"""The worker: supervisor, slot processes, drain. Knows the broker by its Engine protocol and jobs by apps.jobs."""
