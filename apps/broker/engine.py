@@ -1,0 +1,200 @@
+"""What a broker engine is: the seam between those who carry messages and whatever keeps them.
+
+The gateway, the workers and the event stream know a broker by this Protocol alone; `apps.broker.postgres` implements
+it. The hot verbs (`send`, `ack`, `nack`, `release`, `transact`) return at once and report through a callback, so that
+carrying a message costs no task: whatever is asked for while a transaction is in flight goes into the next one.
+All of it belongs to one event loop and is not thread-safe.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, NewType, Protocol
+
+from msgweb.errors import BadDestination, MsgwebError
+
+MessageId = NewType("MessageId", int)
+SessionId = NewType("SessionId", int)
+Kind = Literal["queue", "topic"]
+
+#: Called once when an operation took effect (None) or was refused (the reason). Never called before the verb returned.
+Done = Callable[[MsgwebError | None], None]
+
+NAME_LIMIT = 255  # characters of a queue's or topic's name
+PRIORITIES = range(10)
+DEFAULT_PRIORITY = 4
+
+
+class Address(NamedTuple):
+    """Where a message goes: a queue or topic of a namespace. A tuple, because it is a dictionary key on the hot path."""
+
+    namespace: str
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"/{self.kind}/{self.name}"
+
+
+def parse_address(namespace: str, destination: str) -> Address:
+    """`/queue/x`, `/topic/x` or a bare `x` (a queue) in a namespace.
+
+    Raises:
+        BadDestination: no name, a name over 255 characters or with control characters, or another prefix.
+    """
+    kind: Kind = "queue"
+    name = destination
+    if destination.startswith("/queue/"):
+        name = destination[7:]
+    elif destination.startswith("/topic/"):
+        kind, name = "topic", destination[7:]
+    elif destination.startswith("/"):
+        raise BadDestination(f"{destination!r} is no destination: it begins neither with /queue/ nor with /topic/")
+    if not name:
+        raise BadDestination(f"{destination!r} is no destination: the name is missing")
+    if len(name) > NAME_LIMIT:
+        raise BadDestination(f"a destination's name has at most {NAME_LIMIT} characters, not {len(name)}")
+    if not name.isprintable():
+        raise BadDestination("a destination's name may not hold control characters")
+    return Address(namespace, kind, name)
+
+
+@dataclass(slots=True)
+class Message:
+    """A message on its way in.
+
+    Attributes:
+        headers: the sender's own headers, ready for the wire: `name:value\\n` each, escaped as STOMP 1.2 does, in the
+            sender's order. Never `destination`, `receipt`, `transaction`, `content-length` or `message-id`.
+        persistent: survives a crash of Postgres. Topics ignore it.
+        priority: 0 to 9, higher first. Topics ignore it.
+    """
+
+    address: Address
+    body: bytes
+    headers: bytes = b""
+    persistent: bool = False
+    priority: int = DEFAULT_PRIORITY
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message on its way out, held by a subscription until it is acked, nacked or released.
+
+    Attributes:
+        id: 0 for a topic's message, which nobody holds: it needs no ack.
+        deliveries: how often it has been handed out, this time included; above 1 it counts as redelivered.
+    """
+
+    id: MessageId
+    address: Address
+    headers: bytes
+    body: bytes
+    persistent: bool
+    deliveries: int
+
+
+class Consumer(Protocol):
+    """Who receives: a STOMP connection, a worker, an event stream."""
+
+    def deliver(self, subscription: "Subscription", deliveries: Sequence[Delivery]) -> None:
+        """Take messages, in order. For a queue: never more than the subscription's credit left."""
+
+    def lost(self, subscription: "Subscription") -> None:
+        """The session was fenced off: what this subscription held is with others, and its ids are void.
+
+        The subscription itself lives on under a new session.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """A consumer's place at a destination. Made by `Engine.subscribe`; compared by identity.
+
+    Attributes:
+        credit: how many messages it may hold unacked (a queue's), or may have waiting in memory (a topic's: above
+            that, messages are dropped and counted).
+        held: the messages that it holds, by id, in order of delivery; True where the message is persistent.
+        dropped: topic messages that were dropped because the consumer was slow.
+    """
+
+    address: Address
+    consumer: Consumer
+    credit: int
+    held: dict[MessageId, bool] = field(default_factory=dict)
+    dropped: int = 0
+    closed: bool = False
+
+
+@dataclass(slots=True)
+class Unit:
+    """Sends, acks and nacks that take effect together or not at all."""
+
+    sends: list[Message] = field(default_factory=list)
+    acks: list[tuple[Subscription, list[MessageId]]] = field(default_factory=list)
+    nacks: list[tuple[Subscription, list[MessageId]]] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """A broker.
+
+    What it promises. A message whose send was reported done is delivered until it is acked, whatever dies
+    (persistent), or while Postgres lives (non-persistent). One consumer holds it at a time. Messages of one producer
+    and one priority are delivered in the order of their sends; a released message goes back to its own place. A
+    repeat says so (`deliveries` > 1). Topics are best effort.
+    """
+
+    #: Names of optional features that this engine has; a test suite and the gateway ask here.
+    capabilities: frozenset[str]
+
+    @property
+    def session(self) -> SessionId:
+        """Under which this process holds messages; changes when it was fenced off."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the database answers."""
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be written that senders should be paused."""
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call back once, when no longer congested (soon, if it is not congested now)."""
+
+    async def start(self) -> None:
+        """Connect, open a session, listen.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+
+    async def close(self) -> None:
+        """Finish what was asked for, release what is held, end the session."""
+
+    def send(self, message: Message, done: Done | None = None) -> None:
+        """Send to a queue (done when it is durable as asked) or a topic (done when handed on)."""
+
+    def subscribe(self, address: Address, consumer: Consumer, credit: int, done: Done | None = None) -> Subscription:
+        """Receive from a queue or a topic. Deliveries may begin before `done`, never before this returns."""
+
+    def unsubscribe(self, subscription: Subscription, done: Done | None = None) -> None:
+        """Stop receiving and release what is held. Nothing is delivered after this returns."""
+
+    def set_credit(self, subscription: Subscription, credit: int) -> None:
+        """Allow more or fewer unacked messages; 0 pauses the subscription."""
+
+    def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
+        """The messages are dealt with. Ids that the subscription does not hold are reported as NotFound."""
+
+    def nack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
+        """The consumer refuses the messages: back to their place, to be delivered again."""
+
+    def transact(self, unit: Unit, done: Done | None = None) -> None:
+        """Take effect together or not at all. The unit belongs to the engine from now on."""
+
+    def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
+        """A queue for replies that ends with this session or with `close_reply_queue`; sends to an ended one are
+        dropped."""
+
+    def close_reply_queue(self, address: Address) -> None:
+        """End a reply queue and what waits in it."""
