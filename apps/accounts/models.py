@@ -64,12 +64,18 @@ class AccessKey(models.Model):
     @classmethod
     def issue(cls, title: str, default: Namespace, others: list[Namespace] | None = None) -> tuple["AccessKey", str]:
         """Make a key; its passcode is returned here and never again."""
-        passcode = secrets.token_urlsafe(32)
-        key = cls.objects.create(
-            login=f"mw{secrets.token_hex(8)}", passcode_hash=cls.hash(passcode), title=title, default_namespace=default
-        )
+        key = cls(title=title, default_namespace=default)
+        passcode = key.renew_passcode()
+        key.save()
         key.namespaces.set(others or [])
         return key, passcode
+
+    def renew_passcode(self) -> str:
+        """Draw a passcode (and a login, the first time), to be saved by the caller; returned here and never again."""
+        passcode = secrets.token_urlsafe(32)
+        self.login = self.login or f"mw{secrets.token_hex(8)}"
+        self.passcode_hash = self.hash(passcode)
+        return passcode
 
     @classmethod
     def authenticate(cls, login: str, passcode: str) -> "AccessKey":
