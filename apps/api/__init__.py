@@ -1,1 +1,1 @@
-"""The REST API: send, submit a job, poll it, read its log."""
+"""The REST API under /api/v1/: send, submit jobs, wait for them. Imported by `msgweb.urls` alone."""

@@ -1,0 +1,1 @@
+"""Template filters of the console; other apps' templates may load `console`."""

@@ -1,0 +1,55 @@
+"""Filters that say figures, ages and JSON the way the whole console says them."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django import template
+from django.utils import timezone
+
+from apps.broker.catalogue import COUNT_LIMIT
+
+register = template.Library()
+
+
+@register.filter
+def capped(number: int) -> str:
+    """A count that stops at the catalogue's limit: `9,412`, and `10,000+` at the limit."""
+    return f"{number:,}+" if number >= COUNT_LIMIT else f"{number:,}"
+
+
+@register.filter
+def seconds(value: float | timedelta | None) -> str:
+    """A span of time in one unit: `340 ms`, `12 s`, `3 min`, `2 h`, `5 d`; empty for None."""
+    if value is None:
+        return ""
+    span = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if span < 1:
+        return f"{max(0, round(span * 1000))} ms"
+    if span < 10:
+        return f"{span:.1f} s"
+    return age(span)
+
+
+@register.filter
+def age(span: float) -> str:
+    """Like `seconds`, in whole seconds at least; `age()` in static/js/page.js says it alike."""
+    if span < 90:
+        return f"{max(0, int(span))} s"
+    if span < 5400:
+        return f"{round(span / 60)} min"
+    if span < 129600:
+        return f"{round(span / 3600)} h"
+    return f"{round(span / 86400)} d"
+
+
+@register.filter
+def ago(moment: datetime | None) -> str:
+    """`12 s ago`."""
+    return "" if moment is None else f"{age((timezone.now() - moment).total_seconds())} ago"
+
+
+@register.filter
+def pretty(value: Any) -> str:
+    """JSON for reading."""
+    return json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False, default=str)
