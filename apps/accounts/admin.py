@@ -12,7 +12,7 @@ from apps.accounts.models import AccessKey, Namespace
 
 
 @admin.register(Namespace)
-class NamespaceAdmin(admin.ModelAdmin[Namespace]):
+class NamespaceAdmin(admin.ModelAdmin):
     """A namespace's name is what clients log in to, so it is fixed once made."""
 
     list_display = ("name", "created_at")
@@ -23,7 +23,7 @@ class NamespaceAdmin(admin.ModelAdmin[Namespace]):
 
 
 @admin.register(AccessKey)
-class AccessKeyAdmin(admin.ModelAdmin[AccessKey]):
+class AccessKeyAdmin(admin.ModelAdmin):
     """Makes keys and revokes them. A passcode is shown once, in the message after saving."""
 
     list_display = ("login", "title", "default_namespace", "created_at", "revoked_at")
@@ -34,7 +34,7 @@ class AccessKeyAdmin(admin.ModelAdmin[AccessKey]):
     filter_horizontal = ("namespaces",)
     actions = ("revoke",)
 
-    def save_model(self, request: HttpRequest, obj: AccessKey, form: ModelForm[AccessKey], change: bool) -> None:
+    def save_model(self, request: HttpRequest, obj: AccessKey, form: ModelForm, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)
             return
@@ -51,7 +51,7 @@ class AccessKeyAdmin(admin.ModelAdmin[AccessKey]):
         return False
 
     @admin.action(description="Revoke the selected access keys", permissions=["change"])
-    def revoke(self, request: HttpRequest, queryset: QuerySet[AccessKey]) -> None:
+    def revoke(self, request: HttpRequest, queryset: QuerySet) -> None:
         """Refuse these keys from now on."""
         count = queryset.filter(revoked_at=None).update(revoked_at=timezone.now())
         self.message_user(request, f"{count} access keys revoked")
