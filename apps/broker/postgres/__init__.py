@@ -1,0 +1,5 @@
+"""The engine on Postgres. Only `PostgresEngine` is for others; the rest of the project knows the Engine protocol."""
+
+from apps.broker.postgres.engine import PostgresEngine
+
+__all__ = ["PostgresEngine"]

@@ -1,0 +1,183 @@
+"""One connection in libpq's pipeline mode: a list of prepared statements goes out as one write and is one transaction.
+
+psycopg's own asynchronous pipeline costs a task switch and a generator a statement; here the reader's callback
+collects the results and calls on, so a batch costs one wake-up.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import psycopg
+from psycopg import pq
+
+Step = tuple[str, Sequence[bytes | None]]
+
+
+class StatementFailed(Exception):
+    """Postgres refused a statement; the whole pipeline was rolled back.
+
+    Attributes:
+        sqlstate: five characters.
+    """
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+class ConnectionLost(Exception):
+    """The connection broke; whether the pipeline was committed is not known."""
+
+
+Finished = Callable[[list[pq.abc.PGresult] | StatementFailed | ConnectionLost], None]
+
+
+class Pipeline:
+    """A connection that runs one list of steps at a time. Made by `connect`."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[object]) -> None:
+        self._connection = connection
+        self._pg = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._fd = self._pg.socket
+        self._results: list[pq.abc.PGresult] = []
+        self._failure: StatementFailed | None = None
+        self._finished: Finished | None = None
+        self._writing = False
+        self.closed = False
+        self.backend_pid = self._pg.backend_pid
+        self._pg.nonblocking = 1
+        self._pg.enter_pipeline_mode()
+        self._loop.add_reader(self._fd, self._readable)
+
+    @classmethod
+    async def connect(cls, conninfo: str, statements: Mapping[str, str]) -> "Pipeline":
+        """Connect and prepare all statements.
+
+        Raises:
+            psycopg.OperationalError: the database does not answer.
+            StatementFailed: a statement cannot be prepared (migrations are missing).
+            ConnectionLost: it broke meanwhile.
+        """
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, application_name="msgweb writer")
+        pipeline = cls(connection)
+        prepared: asyncio.Future[None] = pipeline._loop.create_future()
+
+        def finished(outcome: list[pq.abc.PGresult] | StatementFailed | ConnectionLost) -> None:
+            if prepared.done():
+                return
+            if isinstance(outcome, list):
+                prepared.set_result(None)
+            else:
+                prepared.set_exception(outcome)
+
+        try:
+            pipeline._begin(finished)
+            for name, text in statements.items():
+                pipeline._pg.send_prepare(name.encode(), text.encode())
+            pipeline._send()
+            await prepared
+        except BaseException:
+            pipeline.close()
+            raise
+        return pipeline
+
+    def run(self, steps: Sequence[Step], finished: Finished) -> None:
+        """Run prepared statements as one transaction; `finished` gets one result a step, later, from the event loop."""
+        self._begin(finished)
+        try:
+            for name, parameters in steps:
+                self._pg.send_query_prepared(
+                    name.encode(), parameters, param_formats=[1] * len(parameters), result_format=1
+                )
+            self._send()
+        except psycopg.Error as error:
+            self._loop.call_soon(self._lost, str(error))
+
+    def close(self) -> None:
+        """Close the connection; a run under way is reported as lost."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._fd)
+        if self._writing:
+            self._loop.remove_writer(self._fd)
+        self._pg.finish()
+        self._report(ConnectionLost("the connection was closed"))
+
+    def _begin(self, finished: Finished) -> None:
+        if self._finished is not None:
+            raise RuntimeError("a pipeline runs one list of steps at a time")
+        self._finished = finished
+        self._results = []
+        self._failure = None
+
+    def _send(self) -> None:
+        self._pg.pipeline_sync()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what the socket takes now, the rest when it is writable. The reader stays on: Postgres may answer
+        before it has read everything."""
+        left = self._pg.flush()
+        if left and not self._writing:
+            self._writing = True
+            self._loop.add_writer(self._fd, self._writable)
+        elif not left and self._writing:
+            self._writing = False
+            self._loop.remove_writer(self._fd)
+
+    def _writable(self) -> None:
+        try:
+            self._flush()
+        except psycopg.Error as error:
+            self._lost(str(error))
+
+    def _readable(self) -> None:
+        pg = self._pg
+        try:
+            pg.consume_input()
+            while self._finished is not None and not pg.is_busy():
+                result = pg.get_result()
+                if result is None:
+                    if pg.status != pq.ConnStatus.OK:
+                        self._lost("the server closed the connection")
+                        return
+                    continue
+                status = result.status
+                if status == pq.ExecStatus.PIPELINE_SYNC:
+                    self._report(self._failure or self._results)
+                elif status == pq.ExecStatus.FATAL_ERROR:
+                    self._refused(result)
+                elif status != pq.ExecStatus.PIPELINE_ABORTED:
+                    self._results.append(result)
+            if self._finished is None and pg.status != pq.ConnStatus.OK:
+                self._lost("the server closed the connection")
+        except psycopg.Error as error:
+            self._lost(str(error))
+
+    def _refused(self, result: pq.abc.PGresult) -> None:
+        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"08006").decode()
+        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode(errors="replace")
+        if state.startswith("08") or state in ("57P01", "57P02", "57P03"):
+            self._lost(text)  # the server is going down: what became of the batch must be asked for afterwards
+        elif self._failure is None:
+            self._failure = StatementFailed(state, text)
+
+    def _lost(self, why: str) -> None:
+        if self.closed:
+            return
+        finished, self._finished = self._finished, None
+        self.close()
+        if finished is not None:
+            finished(ConnectionLost(why))
+        elif self.on_idle_loss is not None:
+            self.on_idle_loss()
+
+    #: Called when the connection breaks while nothing runs.
+    on_idle_loss: Callable[[], None] | None = None
+
+    def _report(self, outcome: list[pq.abc.PGresult] | StatementFailed | ConnectionLost) -> None:
+        finished, self._finished = self._finished, None
+        if finished is not None:
+            finished(outcome)

@@ -1,0 +1,99 @@
+-- The writer's statements run in one pipeline, which is one transaction and one round trip.
+-- Their parameters and results are binary; arrays are packed by `packing`.
+
+-- name: enter_batch
+-- $1 session, $2 the batch's number. Raises MW001 when the session was buried.
+-- Locks the session's row FOR KEY SHARE.
+SELECT msgweb.enter_batch($1::int4, $2::int8);
+
+-- name: resolve
+-- $1 namespaces, $2 kinds, $3 names. One row each, in order: the id, 0 for a reply queue that has ended,
+-- -1 for an unknown namespace. Makes what is missing.
+SELECT CASE WHEN n.name IS NULL THEN -1
+            ELSE coalesce(msgweb.destination_id(u.namespace, u.kind, u.name), 0) END::int4
+FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS u (namespace, kind, name, place)
+LEFT JOIN accounts_namespace n ON n.name = u.namespace
+ORDER BY u.place;
+
+-- name: open_reply_queue
+-- $1 namespace, $2 name, $3 owning session. One row with the id, none for an unknown namespace.
+INSERT INTO msgweb.destination (namespace, kind, name, owner)
+SELECT n.name, 'queue', $2::text, $3::int4 FROM accounts_namespace n WHERE n.name = $1::text
+ON CONFLICT (namespace, kind, name) DO UPDATE SET owner = excluded.owner
+RETURNING id;
+
+-- name: close_reply_queue
+-- $1 the queue's id.
+WITH gone AS (DELETE FROM msgweb.destination WHERE id = $1::int4 RETURNING id)
+DELETE FROM msgweb.message m USING gone WHERE m.destination = gone.id;
+
+-- name: insert_messages
+-- $1 destinations, $2 priorities, $3 persistent, $4 to be handed over at once, $5 headers, $6 bodies, $7 session,
+-- $8 the destinations among which there are such to hand over.
+-- One row each, in order: id, whether this session holds it. A hand-over is allowed only where no ready row waits:
+-- that keeps the order.
+WITH blocked AS MATERIALIZED (
+    SELECT d FROM unnest($8::int4[]) AS d
+    WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL))
+INSERT INTO msgweb.message (destination, priority, persistent, session, deliveries, headers, body)
+SELECT u.destination, u.priority, u.persistent,
+       CASE WHEN u.hand AND u.destination NOT IN (SELECT d FROM blocked) THEN $7::int4 END,
+       CASE WHEN u.hand AND u.destination NOT IN (SELECT d FROM blocked) THEN 1 ELSE 0 END,
+       u.headers, u.body
+FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bool[], $5::bytea[], $6::bytea[])
+     AS u (destination, priority, persistent, hand, headers, body)
+RETURNING id, session IS NOT NULL;
+
+-- name: claim
+-- $1 destination, $2 at most so many, $3 session. Rows: id, priority, persistent, deliveries, headers, body, in order.
+-- Locks the claimed rows; passes over those that another is claiming.
+WITH picked AS MATERIALIZED (
+    SELECT id, persistent FROM msgweb.message
+    WHERE destination = $1::int4 AND session IS NULL
+    ORDER BY priority DESC, id LIMIT $2::int4
+    FOR UPDATE SKIP LOCKED),
+taken AS (
+    UPDATE msgweb.message m SET session = $3::int4, deliveries = m.deliveries + 1
+    FROM picked p WHERE m.id = p.id AND m.persistent = p.persistent
+    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
+SELECT id, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+
+-- name: ack_persistent
+-- $1 ids, $2 session: only what this session holds is deleted (fencing).
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND session = $2::int4;
+
+-- name: ack_transient
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND session = $2::int4;
+
+-- name: release
+-- $1 ids, $2 session: ready again, in their own place.
+UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND session = $2::int4;
+
+-- name: wake
+-- $1 destinations that this batch touched: one notification for those in which something is ready for others.
+SELECT pg_notify('msgweb_ready', string_agg(d::text, ',')) FROM unnest($1::int4[]) AS d
+WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL)
+HAVING count(*) > 0;
+
+-- name: publish
+-- $1 a ready payload of at most 7,999 bytes.
+SELECT pg_notify('msgweb_topic', $1::text);
+
+-- name: publish_large
+-- $1 session, $2 the packed message: kept for a minute, its id notified.
+WITH kept AS (INSERT INTO msgweb.topic_message (payload) VALUES ($2::bytea) RETURNING id)
+SELECT pg_notify('msgweb_topic', $1::text || ' @' || kept.id) FROM kept;
+
+-- name: batch_outcome
+-- $1 session, $2 the batch's number. After a lost connection: was it committed (bool), does the session live (bool)?
+-- Locks the session's row FOR UPDATE, so that a backend that still works on the batch has ended when this answers.
+WITH locked AS MATERIALIZED (SELECT id FROM msgweb.session WHERE id = $1::int4 FOR UPDATE)
+SELECT (SELECT count(*) FROM locked) > 0;
+
+-- name: batch_committed
+-- $1 session, $2 number; in a statement of its own, so that its snapshot is younger than the lock before it.
+SELECT EXISTS (SELECT FROM msgweb.batch WHERE session = $1::int4 AND number = $2::int8);
+
+-- name: held_ids
+-- $1 session: what it holds by the database's account.
+SELECT id FROM msgweb.message WHERE session = $1::int4;

@@ -1,0 +1,105 @@
+"""Topics: fan-out in memory inside a process, packed notifications between processes. Best effort.
+
+The payload of a notification is `<session> <base64>` or, for what does not fit, `<session> @<id of a row>`. What is
+packed is a run of messages, each four fields (namespace, topic, headers, body) with a length before each; session 0
+is `msgweb.send()` in SQL, which packs the same.
+"""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from struct import error as StructError
+from struct import unpack_from
+
+from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
+from apps.broker.postgres.packing import int4
+
+PACKED_LIMIT = 5900  # bytes: base64 makes 7,868 of them, and a notification holds 7,999
+
+
+class Topics:
+    """The local subscriptions by topic."""
+
+    def __init__(self) -> None:
+        self._subscriptions: dict[Address, list[Subscription]] = {}
+
+    def add(self, subscription: Subscription) -> None:
+        """Begin to deliver to it."""
+        self._subscriptions.setdefault(subscription.address, []).append(subscription)
+
+    def remove(self, subscription: Subscription) -> None:
+        """Stop delivering to it."""
+        remaining = [other for other in self._subscriptions.get(subscription.address, ()) if other is not subscription]
+        if remaining:
+            self._subscriptions[subscription.address] = remaining
+        else:
+            self._subscriptions.pop(subscription.address, None)
+
+    def counts(self) -> Iterator[tuple[Address, int]]:
+        """Each topic that has subscribers here, and how many."""
+        for address, subscriptions in self._subscriptions.items():
+            yield address, len(subscriptions)
+
+    def deliver(self, message: Message) -> None:
+        """Hand a message to every local subscriber. A slow one drops and counts it itself."""
+        subscriptions = self._subscriptions.get(message.address)
+        if not subscriptions:
+            return
+        delivery = [Delivery(MessageId(0), message.address, message.headers, message.body, False, 1)]
+        for subscription in list(subscriptions):
+            if not subscription.closed:
+                subscription.consumer.deliver(subscription, delivery)
+
+
+def pack(message: Message) -> bytes:
+    """A message as it travels."""
+    fields = (message.address.namespace.encode(), message.address.name.encode(), message.headers, message.body)
+    return b"".join(part for field in fields for part in (int4(len(field)), field))
+
+
+def unpack(data: bytes) -> Iterator[Message]:
+    """The messages of a run.
+
+    Raises:
+        ValueError: the run is damaged.
+    """
+    place = 0
+    while place < len(data):
+        fields = []
+        for _ in range(4):
+            try:
+                (length,) = unpack_from("!i", data, place)
+            except StructError as error:
+                raise ValueError("a topic notification ends within a field") from error
+            place += 4
+            if length < 0 or place + length > len(data):
+                raise ValueError("a topic notification ends within a field")
+            fields.append(data[place : place + length])
+            place += length
+        yield Message(Address(fields[0].decode(), "topic", fields[1].decode()), fields[3], fields[2])
+
+
+def payloads(session: int, packed: list[bytes]) -> Iterator[bytes]:
+    """Notifications that carry the packed messages, as few as possible; none of them over PACKED_LIMIT."""
+    run: list[bytes] = []
+    size = 0
+    prefix = b"%d " % session
+    for one in packed:
+        if run and size + len(one) > PACKED_LIMIT:
+            yield prefix + b64encode(b"".join(run))
+            run, size = [], 0
+        run.append(one)
+        size += len(one)
+    if run:
+        yield prefix + b64encode(b"".join(run))
+
+
+def parse_payload(payload: str) -> tuple[int, bytes | int]:
+    """The sending session, and the run or the id of the row that holds it.
+
+    Raises:
+        ValueError: somebody else notified on our channel.
+    """
+    session, _, content = payload.partition(" ")
+    if content.startswith("@"):
+        return int(session), int(content[1:])
+    return int(session), b64decode(content, validate=True)
