@@ -1,0 +1,75 @@
+"""End a job, or note something of it, from Django: in the caller's transaction, with its row locked.
+
+The worker's counterpart, in batches, is `apps.jobs.recorder`; both use the same statements.
+"""
+
+import json
+import uuid
+from typing import Any
+
+from django.db import connection, transaction
+
+from apps.broker import outbox
+from apps.jobs import replies
+from apps.jobs.channels import EVENTS
+from apps.jobs.errors import UnknownJob
+from apps.jobs.models import Event, Job
+from apps.jobs.queries import query
+from apps.jobs.registry import to_json
+
+
+def locked(job_id: uuid.UUID) -> Job:
+    """The job, its row locked until the end of the transaction.
+
+    Raises:
+        UnknownJob: there is none of that id.
+    """
+    job = Job.objects.select_for_update(no_key=True).filter(id=job_id).first()
+    if job is None:
+        raise UnknownJob(f"there is no job {job_id}")
+    return job
+
+
+def note(job: Job, kind: Event.Kind, data: dict[str, Any]) -> None:
+    """Append an event to a job whose row is locked (or which this transaction made)."""
+    Event.objects.create(job=job, kind=kind, data=data)
+    notify(EVENTS, job.id)
+
+
+def notify(channel: str, job_id: uuid.UUID) -> None:
+    """Notify at COMMIT."""
+    with connection.cursor() as cursor:
+        cursor.execute(query("notify"), {"channel": channel, "ids": [job_id]})
+
+
+def finish(job: Job, outcome: str, *, result: Any = None, error: dict[str, str] | None = None, text: str = "") -> None:
+    """End a job whose row is locked, without another attempt, and send its reply. Refreshes `job`.
+
+    Args:
+        outcome: succeeded, failed or cancelled.
+        text: why, for the state event.
+
+    Raises:
+        ValueError: the result is no JSON that can be kept.
+    """
+    parameters: dict[str, Any] = {
+        "ids": [job.id],
+        "outcomes": [outcome],
+        "results": [to_json(result) if outcome == "succeeded" else None],
+        "errors": [to_json(error) if error else None],
+        "again": [False],
+        "notes": [text or None],
+    }
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(query("finish"), parameters)
+        _, state, _, namespace, reply_to, correlation_id, result_text, error_text = cursor.fetchone()
+        if reply_to:
+            event, body = replies.outcome(state, result_text, json.loads(error_text) if error_text else None)
+            outbox.send(
+                namespace,
+                reply_to,
+                body,
+                headers=replies.reply_headers(job.id, correlation_id, event),
+            )
+        cursor.execute(query("notify"), {"channel": EVENTS, "ids": [job.id]})
+    job.refresh_from_db()

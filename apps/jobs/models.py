@@ -1,0 +1,157 @@
+"""A job and what is known of it: its attempts, its progress, its events.
+
+The ORM serves the console, the API and enqueueing. What a worker records goes through `apps.jobs.recorder`, in
+batches and in SQL.
+"""
+
+import uuid
+
+from django.db import models
+from django.utils import timezone
+
+
+class Job(models.Model):
+    """A request for work and its outcome.
+
+    The row is hot: it changes with each state, so progress, log and state changes are kept in tables of their own.
+
+    Attributes:
+        attempt: how often a worker began with it. It only ever grows, and with `worker` it is the fence: whatever an
+            attempt writes is refused once the job is in another one.
+        failures: how many attempts failed of their own; an interruption (the worker died, was drained or fenced off)
+            is none. `max_attempts` limits this number.
+        delivery: the message's delivery count at the latest start: an older delivery may start nothing any more.
+        worker: the session of the worker that runs it now.
+        requested_by: who asked, for people: a user, an access key's login.
+        error: {"code", "message", "traceback"}; of the latest failed attempt while the job waits for the next one.
+    """
+
+    class State(models.TextChoices):
+        SCHEDULED = "scheduled"
+        READY = "ready"
+        RUNNING = "running"
+        WAITING = "waiting"
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        EXPIRED = "expired"
+
+    FINAL = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED})
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    namespace = models.CharField(max_length=127)
+    task = models.CharField(max_length=200)
+    queue = models.CharField(max_length=255)
+    arguments = models.JSONField(default=dict)
+    priority = models.SmallIntegerField(default=4)
+    state = models.CharField(max_length=10, choices=State, default=State.READY)
+    attempt = models.IntegerField(default=0)
+    failures = models.IntegerField(default=0)
+    max_attempts = models.IntegerField(default=1)
+    delivery = models.IntegerField(default=0)
+    result = models.JSONField(null=True, blank=True)
+    error = models.JSONField(null=True, blank=True)
+    reply_to = models.CharField(max_length=300, blank=True, default="")
+    correlation_id = models.CharField(max_length=255, blank=True, default="")
+    wants_progress = models.BooleanField(default=False)
+    requested_by = models.CharField(max_length=200, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    worker = models.BigIntegerField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+        indexes = [
+            models.Index(fields=["-created_at", "-id"], name="job_newest"),
+            models.Index(fields=["state", "-created_at"], name="job_state"),
+            models.Index(fields=["namespace", "-created_at"], name="job_namespace"),
+            models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.task} {self.id}"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended: succeeded, failed, cancelled or expired."""
+        return self.state in self.FINAL
+
+
+class Progress(models.Model):
+    """How far the running attempt is, as it last said."""
+
+    job = models.OneToOneField(Job, on_delete=models.CASCADE, primary_key=True, db_constraint=False)
+    done = models.BigIntegerField()
+    total = models.BigIntegerField()
+    text = models.TextField(blank=True, default="")
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name_plural = "progress"
+
+    def __str__(self) -> str:
+        return f"{self.done}/{self.total} {self.text}".rstrip()
+
+    @property
+    def percent(self) -> int:
+        """Whole per cents, 0 to 100."""
+        return max(0, min(100, self.done * 100 // self.total)) if self.total > 0 else 0
+
+
+class Attempt(models.Model):
+    """One run of a job by one worker."""
+
+    class Outcome(models.TextChoices):
+        SUCCEEDED = "succeeded"
+        FAILED = "failed"
+        CANCELLED = "cancelled"
+        INTERRUPTED = "interrupted"
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="attempts", db_constraint=False, db_index=False)
+    number = models.IntegerField()
+    worker = models.BigIntegerField(null=True, blank=True)
+    host = models.CharField(max_length=255, blank=True, default="")
+    pid = models.IntegerField(null=True, blank=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True, blank=True)
+    outcome = models.CharField(max_length=11, choices=Outcome, blank=True, default="")
+    error = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["job", "number"]
+        constraints = [models.UniqueConstraint(fields=["job", "number"], name="attempt_number")]
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.job_id}"
+
+
+class Event(models.Model):
+    """Something that happened to a job: append-only, and its `id` is where a reader resumes.
+
+    Within a job, ids become visible in their order: whoever writes an event holds the job's row locked.
+
+    Attributes:
+        at: when it happened, by the clock of the process where it did.
+        data: state: {"state", "attempt", "text"?, "error"?: {"code", "message"}}; progress: {"done", "total", "text"};
+            log: {"level", "text"}.
+    """
+
+    class Kind(models.TextChoices):
+        STATE = "state"
+        PROGRESS = "progress"
+        LOG = "log"
+
+    # No foreign key in the database: its check would lock the job's row again for each line of a log.
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="events", db_constraint=False, db_index=False)
+    at = models.DateTimeField(default=timezone.now)
+    kind = models.CharField(max_length=8, choices=Kind)
+    data = models.JSONField()
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["job", "id"], name="event_of_job")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.id} of {self.job_id}"

@@ -1,0 +1,111 @@
+-- What workers and Django record of jobs. Every statement but `lock` relies on the rows of its jobs being locked by
+-- this transaction: that is the fence, and the order of a job's events.
+
+-- name: lock
+-- Lock the rows of jobs and read what the fence compares. Rows that another transaction holds are left out
+-- (SKIP LOCKED): one caller's long transaction must not hold up the jobs of a whole worker.
+--   ids uuid[]
+-- Locks: the rows FOR NO KEY UPDATE, in the order of their ids, until the end of the transaction.
+SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, reply_to, correlation_id, wants_progress
+FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: peek
+-- The same without locks, to tell a row that another holds from one that is not there.
+--   ids uuid[]
+SELECT id, state, attempt, delivery, worker FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
+
+-- name: start
+-- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted.
+--   ids uuid[], deliveries int[], worker bigint, host text, pid int
+WITH given AS (
+    SELECT * FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[]) AS g (id, delivery)
+), interrupted AS (
+    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = 'interrupted'
+    FROM given g WHERE a.job_id = g.id AND a.ended_at IS NULL
+    RETURNING a.job_id
+), started AS (
+    UPDATE jobs_job j
+    SET state = 'running', attempt = j.attempt + 1, delivery = g.delivery, worker = %(worker)s,
+        started_at = coalesce(j.started_at, clock_timestamp())
+    FROM given g WHERE j.id = g.id
+    RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments
+), opened AS (
+    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, outcome)
+    SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, clock_timestamp(), '' FROM started
+), noted AS (
+    INSERT INTO jobs_event (job_id, at, kind, data)
+    SELECT s.id, clock_timestamp(), 'state', jsonb_build_object('state', 'running', 'attempt', s.attempt)
+        || CASE WHEN i.job_id IS NULL THEN '{}' ELSE
+            jsonb_build_object('text', 'taken up again: attempt ' || s.attempt - 1 || ' was interrupted') END
+    FROM started s LEFT JOIN interrupted i ON i.job_id = s.id
+)
+SELECT id, attempt, task, namespace, arguments::text FROM started
+
+-- name: append_events
+--   ids uuid[], ats timestamptz[], kinds text[], data text[] (JSON): in order
+INSERT INTO jobs_event (job_id, at, kind, data)
+SELECT id, at, kind, data::jsonb
+FROM unnest(%(ids)s::uuid[], %(ats)s::timestamptz[], %(kinds)s::text[], %(data)s::text[]) WITH ORDINALITY
+    AS e (id, at, kind, data, position)
+ORDER BY position
+
+-- name: set_progress
+--   ids uuid[] (each once), ats timestamptz[], dones bigint[], totals bigint[], texts text[]
+INSERT INTO jobs_progress (job_id, updated_at, done, total, text)
+SELECT * FROM unnest(%(ids)s::uuid[], %(ats)s::timestamptz[], %(dones)s::bigint[], %(totals)s::bigint[], %(texts)s::text[])
+ON CONFLICT (job_id) DO UPDATE
+SET updated_at = excluded.updated_at, done = excluded.done, total = excluded.total, text = excluded.text
+
+-- name: finish
+-- Attempts end, and with them, mostly, their jobs. Decides the state that follows:
+--   succeeded, cancelled    final
+--   failed                  cancelled where that was asked for; else waiting while the task may fail again; else failed
+--   interrupted             cancelled where that was asked for; else ready; counts as no failure
+--   ids uuid[], outcomes text[], results text[] (JSON or null), errors text[] (JSON or null),
+--   again bool[] (whether a failure may be retried), notes text[] (or null; for the state event)
+WITH given AS (
+    SELECT id, outcome, result::jsonb AS result, error::jsonb AS error, again, note
+    FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
+                %(notes)s::text[]) AS g (id, outcome, result, error, again, note)
+), decided AS (
+    SELECT g.*, j.attempt, CASE
+        WHEN g.outcome IN ('succeeded', 'cancelled') THEN g.outcome
+        WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
+        WHEN g.outcome = 'interrupted' THEN 'ready'
+        WHEN g.again AND j.failures + 1 < j.max_attempts THEN 'waiting'
+        ELSE 'failed' END AS state
+    FROM given g JOIN jobs_job j ON j.id = g.id
+), closed AS (
+    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = d.outcome, error = d.error
+    FROM decided d WHERE a.job_id = d.id AND a.ended_at IS NULL
+), noted AS (
+    INSERT INTO jobs_event (job_id, at, kind, data)
+    SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
+        'state', state, 'attempt', attempt, 'error', error - 'traceback', 'text', note))
+    FROM decided
+)
+UPDATE jobs_job j
+SET state = d.state, worker = NULL, result = d.result,
+    error = CASE WHEN d.outcome = 'interrupted' AND d.error IS NULL THEN j.error ELSE d.error END,
+    failures = j.failures + (d.outcome = 'failed')::int,
+    finished_at = CASE WHEN d.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END
+FROM decided d WHERE j.id = d.id
+RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
+
+-- name: cancel_requests
+-- Which of a worker's jobs somebody wants cancelled. Behind the notification, for the one that was lost.
+--   ids uuid[]
+SELECT id FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) AND cancel_requested_at IS NOT NULL
+
+-- name: namespaces
+SELECT name FROM accounts_namespace ORDER BY name
+
+-- name: notify
+-- Wake who watches these jobs. The last statement before COMMIT.
+--   channel text, ids uuid[] (each once)
+SELECT pg_notify(%(channel)s, id::text) FROM unnest(%(ids)s::uuid[]) AS i (id)
+
+-- name: send
+-- A reply. Returns null if its queue has ended.
+--   namespace text, destination text, body text, headers text (JSON), persistent bool
+SELECT msgweb.send(%(namespace)s, %(destination)s, %(body)s::text, %(headers)s::jsonb, %(persistent)s)
