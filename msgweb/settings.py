@@ -9,6 +9,7 @@ MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, default lo
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
+MSGWEB_TASK_MODULES    comma-separated modules with @task functions, beside the tasks module of each app
 """
 
 import os
@@ -29,6 +30,7 @@ ALLOWED_HOSTS = [name for name in os.environ.get("MSGWEB_ALLOWED_HOSTS", "").spl
 ]
 MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
 MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
+MSGWEB_TASK_MODULES = [name for name in os.environ.get("MSGWEB_TASK_MODULES", "").split(",") if name]
 
 INSTALLED_APPS = [
     "django.contrib.admin",
