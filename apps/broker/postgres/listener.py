@@ -1,0 +1,117 @@
+"""LISTEN, on a connection of its own: wake-ups, topic messages of other processes, sessions that come and go."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from apps.broker.engine import Message
+from apps.broker.postgres import topics
+from msgweb.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+RETRY_FIRST, RETRY_LAST = 0.05, 1.0
+
+
+class Listener:
+    """Hears what other processes say.
+
+    Args:
+        own: the session and the writer's backend, whose own notifications are passed over.
+        ready: is told the ids of queues in which something became ready; None means any (after a reconnect).
+        published: is told topic messages.
+        sessions_changed: a process came or went.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        own: Callable[[], tuple[int, int]],
+        ready: Callable[[list[int] | None], None],
+        published: Callable[[Message], None],
+        sessions_changed: Callable[[], None],
+    ) -> None:
+        self._conninfo = conninfo
+        self._own = own
+        self._ready = ready
+        self._published = published
+        self._sessions_changed = sessions_changed
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        try:
+            connection = await self._connect()
+        except psycopg.Error as error:
+            raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+        self._task = asyncio.get_running_loop().create_task(self._listen(connection))
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        connection = await psycopg.AsyncConnection.connect(
+            self._conninfo, autocommit=True, application_name="msgweb listener"
+        )
+        for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
+            await connection.execute(f"LISTEN {channel}")
+        return connection
+
+    async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                if connection.closed:
+                    connection = await self._connect()
+                    pause = RETRY_FIRST
+                    self._ready(None)
+                    self._sessions_changed()
+                async for notification in connection.notifies():
+                    await self._heard(connection, notification)
+                raise psycopg.OperationalError("the connection ended")
+            except psycopg.Error as error:
+                logger.warning("cannot listen now (%s); next attempt in %.2f s", str(error).strip(), pause)
+                await connection.close()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_LAST)
+            finally:
+                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                    await connection.close()
+
+    async def _heard(self, connection: psycopg.AsyncConnection[Any], notification: psycopg.Notify) -> None:
+        session, backend = self._own()
+        if notification.pid == backend:
+            return
+        try:
+            if notification.channel == "msgweb_ready":
+                self._ready([int(one) for one in notification.payload.split(",")])
+            elif notification.channel == "msgweb_topic":
+                sender, content = topics.parse_payload(notification.payload)
+                if sender != session:
+                    await self._fan_out(content)
+            else:
+                self._sessions_changed()
+        except ValueError as error:
+            logger.warning("a notification on %s makes no sense: %s", notification.channel, error)
+
+    async def _fan_out(self, content: bytes | int) -> None:
+        if isinstance(content, int):
+            async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
+                cursor = await connection.execute("SELECT payload FROM msgweb.topic_message WHERE id = %s", [content])
+                row = await cursor.fetchone()
+            if row is None:
+                logger.warning("a large topic message was gone before it could be read")
+                return
+            content = bytes(row[0])
+        for message in topics.unpack(content):
+            self._published(message)

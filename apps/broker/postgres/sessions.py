@@ -1,0 +1,204 @@
+"""A process's lease, on a connection of its own; and the burial of those whose lease is over.
+
+A session is alive while its lease lies ahead and its connection holds an advisory lock. When a process dies, the
+kernel closes that connection and the lock is free at once: whoever notices waits `LOCK_GRACE` (a live process
+reconnects within it) and ends the session. A machine that vanishes without closing anything is found by its lease.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from apps.broker.engine import SessionId
+from msgweb.errors import Unavailable
+
+logger = logging.getLogger(__name__)
+
+LOCK_CLASS = 1297568599  # "MWSW": the first key of the sessions' advisory locks
+LOCK_GRACE = 2.0  # seconds that a lock may be missing before its session counts as dead
+ROUND = 1.0  # seconds between two looks at the others
+TIDY_ROUNDS = 60  # rounds between two tidyings
+
+_LOCKLESS = """
+SELECT s.id FROM msgweb.session s WHERE s.id <> %(own)s AND NOT EXISTS (
+    SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(lock)s AND l.objid = s.id::oid
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+_TIDY = """
+WITH RECURSIVE used (destination) AS (
+    (SELECT destination FROM msgweb.message WHERE session IS NULL ORDER BY destination LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.destination FROM msgweb.message m WHERE m.session IS NULL AND m.destination > used.destination
+            ORDER BY m.destination LIMIT 1)
+    FROM used WHERE used.destination IS NOT NULL)
+DELETE FROM msgweb.message m USING used
+WHERE m.session IS NULL AND m.destination = used.destination
+  AND NOT EXISTS (SELECT FROM msgweb.destination d WHERE d.id = used.destination)
+"""
+
+
+class SessionKeeper:
+    """Opens a session, renews its lease, and buries the dead.
+
+    Args:
+        details: what the console shows of this process; called at each renewal.
+        ready_ids: of which queues to look whether something waits (the poll behind the notifications).
+        found_ready: is told those in which something does.
+        lost: called when the session was ended by others.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        kind: str,
+        lease: float,
+        details: Callable[[], dict[str, Any]],
+        ready_ids: Callable[[], list[int]],
+        found_ready: Callable[[list[int]], None],
+        lost: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._conninfo = conninfo
+        self._kind = kind
+        self._lease = lease
+        self._details = details
+        self._ready_ids = ready_ids
+        self._found_ready = found_ready
+        self._lost = lost
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._lockless: dict[int, float] = {}
+        self._rounds = 0
+        self._renewed = 0.0
+        self.session = SessionId(0)
+        self.peers = True
+        #: The writer's batch number below which outcomes are of no more interest.
+        self.settled_batch: Callable[[], int] = lambda: 0
+
+    async def open(self) -> None:
+        """Connect and open a session.
+
+        Raises:
+            Unavailable: the database does not answer, or the migrations are missing.
+        """
+        try:
+            async with self._turn:
+                await self._open()
+        except psycopg.Error as error:
+            raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def close(self) -> None:
+        """End the session: what it holds is ready again."""
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection and not self._connection.closed:
+            try:
+                await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4])", [self.session])
+            except psycopg.Error as error:
+                logger.warning("the session ends by its lease, the database is away: %s", error)
+            await self._connection.close()
+
+    def look(self) -> None:
+        """Look at the others now: somebody came or went, or this process's details changed."""
+        self._renewed = 0.0
+        self._look.set()
+
+    async def _open(self) -> None:
+        connection = await self._connect()
+        cursor = await connection.execute(
+            "INSERT INTO msgweb.session (kind, host, pid, details, expires_at)"
+            " VALUES (%s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
+            [self._kind, socket.gethostname(), os.getpid(), Jsonb(self._details()), self._lease],
+        )
+        row = await cursor.fetchone()
+        assert row is not None
+        self.session = SessionId(row[0])
+        await connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, self.session])
+        await connection.execute("SELECT pg_notify('msgweb_session', '')")
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        if self._connection is None or self._connection.closed or self._connection.broken:
+            self._lockless.clear()  # others may be reconnecting just as we are: their grace begins now
+            self._connection = await psycopg.AsyncConnection.connect(
+                self._conninfo, autocommit=True, application_name=f"msgweb {self._kind} session"
+            )
+            if self.session:
+                await self._connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, self.session])
+        return self._connection
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                async with self._turn:
+                    lost = not await self._round()
+                if lost:
+                    await self._lost()
+            except (psycopg.Error, Unavailable) as error:
+                logger.warning("the lease cannot be renewed now: %s", str(error).strip())
+            try:
+                await asyncio.wait_for(self._look.wait(), ROUND * random.uniform(0.8, 1.2))
+            except TimeoutError:
+                pass
+            self._look.clear()
+
+    async def _round(self) -> bool:
+        """Renew when due, bury the dead, poll. False: the session is no more."""
+        connection = await self._connect()
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed >= self._lease / 3:
+            cursor = await connection.execute(
+                "UPDATE msgweb.session SET seen_at = clock_timestamp(), details = %s,"
+                " expires_at = clock_timestamp() + make_interval(secs => %s) WHERE id = %s"
+                " RETURNING (SELECT count(*) FROM msgweb.session)",
+                [Jsonb(self._details()), self._lease, self.session],
+            )
+            row = await cursor.fetchone()
+            if row is None:
+                return False
+            self.peers = row[0] > 1
+            self._renewed = now
+            await connection.execute(
+                "DELETE FROM msgweb.batch WHERE session = %s AND number < %s", [self.session, self.settled_batch()]
+            )
+        await self._bury(connection, now)
+        ids = self._ready_ids()
+        if ids:
+            cursor = await connection.execute(
+                "SELECT d FROM unnest(%s::int4[]) AS d"
+                " WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL)",
+                [ids],
+            )
+            self._found_ready([row[0] for row in await cursor.fetchall()])
+        self._rounds += 1
+        if self._rounds % TIDY_ROUNDS == 0:
+            await self._tidy(connection)
+        return True
+
+    async def _bury(self, connection: psycopg.AsyncConnection[Any], now: float) -> None:
+        cursor = await connection.execute(_LOCKLESS, {"own": self.session, "lock": LOCK_CLASS})
+        lockless = {row[0] for row in await cursor.fetchall()}
+        self._lockless = {one: self._lockless.get(one, now) for one in lockless}
+        dead = [one for one, since in self._lockless.items() if now - since >= LOCK_GRACE]
+        cursor = await connection.execute("SELECT msgweb.bury_sessions(%s::int4[])", [dead])
+        for (buried,) in await cursor.fetchall():
+            logger.warning("session %s is dead; what it held is ready again", buried)
+
+    async def _tidy(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Remove what outlived its use: sent to ended reply queues, large topic messages, outcomes of dead sessions."""
+        await connection.execute(_TIDY)
+        await connection.execute("DELETE FROM msgweb.topic_message WHERE at < now() - interval '1 minute'")
+        await connection.execute(
+            "DELETE FROM msgweb.batch b WHERE b.at < now() - interval '1 hour'"
+            " AND NOT EXISTS (SELECT FROM msgweb.session s WHERE s.id = b.session)"
+        )

@@ -1,0 +1,461 @@
+"""Group commit: one connection, one transaction at a time; whatever is asked for meanwhile goes into the next one.
+
+There is no timer: an idle process pays one commit of latency, a busy one spreads a commit over hundreds of messages.
+
+When the connection breaks in mid-commit the outcome is asked for after reconnecting (the table `msgweb.batch`), so that
+a batch is neither lost nor written twice.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import psycopg
+from psycopg import pq
+
+from apps.broker.engine import Address, Delivery, Message, MessageId, SessionId
+from apps.broker.postgres import packing, topics
+from apps.broker.postgres.batch import Batch, Operation
+from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step
+from apps.broker.postgres.queues import Queue
+from apps.broker.postgres.sql import QUERIES
+from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
+
+logger = logging.getLogger(__name__)
+
+BATCH_OPERATIONS = 2_000
+BATCH_BYTES = 16 * 1024 * 1024
+CONGESTED_OPERATIONS = 20_000
+CONGESTED_BYTES = 64 * 1024 * 1024
+RETRY_FIRST, RETRY_LAST = 0.05, 1.0  # seconds between attempts to reconnect
+RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
+UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
+
+Outcome = list[pq.abc.PGresult] | StatementFailed | ConnectionLost
+
+
+class Host(Protocol):
+    """What the writer needs of the engine."""
+
+    @property
+    def session(self) -> SessionId: ...
+
+    @property
+    def peers(self) -> bool:
+        """Whether other sessions exist, which want to hear of what became ready."""
+
+    def queue(self, address: Address) -> Queue: ...
+
+    def forget(self, queue: Queue) -> None:
+        """A queue that this process need not remember."""
+
+    def unresolved(self) -> list[Queue]:
+        """Local queues and reply queues that have no id yet."""
+
+    def resolved(self) -> None:
+        """Ids have come."""
+
+    def claimable(self) -> list[tuple[Queue, int]]: ...
+
+    def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
+        """Deliver; returns the ids of what nobody could take."""
+
+    def publish_locally(self, message: Message) -> None: ...
+
+    def held(self) -> set[MessageId]: ...
+
+    async def session_lost(self) -> None:
+        """Void what is held and open another session."""
+
+
+class Writer:
+    """The one who writes for a process. Belongs to one event loop."""
+
+    def __init__(self, conninfo: str, host: Host) -> None:
+        self._conninfo = conninfo
+        self._host = host
+        self._loop = asyncio.get_running_loop()
+        self._pipeline: Pipeline | None = None
+        self._busy = False
+        self._scheduled = False
+        self._pending: deque[Operation] = deque()
+        self._pending_bytes = 0
+        self._topics: list[bytes] = []
+        self._touched: set[int] = set()
+        self._number = 0
+        self._isolating = 0  # so many of the next operations go one by one: one of them is refused by the database
+        self._relieved: list[Callable[[], None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._recovery: asyncio.Task[None] | None = None
+        self._closing = False
+
+    # -- what the engine asks for
+
+    @property
+    def healthy(self) -> bool:
+        """Connected to the database."""
+        return self._pipeline is not None
+
+    @property
+    def congested(self) -> bool:
+        """More waits than a few batches carry."""
+        return len(self._pending) > CONGESTED_OPERATIONS or self._pending_bytes > CONGESTED_BYTES
+
+    @property
+    def settled_batch(self) -> int:
+        """The number below which nobody will ask for a batch's outcome."""
+        return self._number
+
+    @property
+    def backend_pid(self) -> int:
+        """Of the connection; 0 while there is none."""
+        return self._pipeline.backend_pid if self._pipeline else 0
+
+    async def start(self) -> None:
+        """Connect.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        try:
+            self._adopt(await Pipeline.connect(self._conninfo, QUERIES))
+        except (psycopg.Error, StatementFailed, ConnectionLost) as error:
+            raise Unavailable(f"the database cannot be used: {error}") from error
+
+    async def close(self) -> None:
+        """Write what was asked for, then disconnect."""
+        if self._pipeline is not None:
+            await self.settled()
+        self._closing = True
+        if self._recovery:
+            self._recovery.cancel()
+            await asyncio.gather(self._recovery, return_exceptions=True)
+        if self._pipeline:
+            self._pipeline.close()
+            self._pipeline = None
+        self._refuse(list(self._pending), Unavailable("this server is stopping"))
+        self._pending.clear()
+
+    async def settled(self) -> None:
+        """Wait until nothing is pending."""
+        while self._busy or self._pending or self._topics or self._scheduled:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+
+    def add(self, operation: Operation) -> None:
+        """Put an operation into the next batch."""
+        self._pending.append(operation)
+        self._pending_bytes += operation.size
+        if not self._scheduled:
+            self.wake()
+
+    def publish(self, message: Message) -> None:
+        """Put a topic's message into the next batch, for the other processes."""
+        if self._host.peers:
+            self._topics.append(topics.pack(message))
+            self.wake()
+
+    def wake(self) -> None:
+        """Look soon whether there is something to write or to claim."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def when_relieved(self, callback: Callable[[], None]) -> None:
+        """Call back once when no longer congested."""
+        if self.congested:
+            self._relieved.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    # -- a batch's way: gather, resolve names, write, spread the results
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._busy or self._pipeline is None:
+            return
+        operations = self._gather()
+        unresolved = self._host.unresolved()
+        if not operations and not self._topics and not unresolved and not self._host.claimable():
+            for waiter in self._idle:
+                if not waiter.done():
+                    waiter.set_result(None)
+            self._idle.clear()
+            return
+        self._busy = True
+        names = self._unknown(operations, unresolved)
+        if names:
+            self._resolve(names, operations)
+        else:
+            self._write(operations)
+
+    def _gather(self) -> list[Operation]:
+        pending = self._pending
+        if self._isolating and pending:
+            self._isolating -= 1
+            operations = [pending.popleft()]
+        elif len(pending) <= BATCH_OPERATIONS and self._pending_bytes <= BATCH_BYTES:
+            operations = list(pending)
+            pending.clear()
+        else:
+            operations, size = [], 0
+            while pending and len(operations) < BATCH_OPERATIONS and (not operations or size < BATCH_BYTES):
+                operations.append(pending.popleft())
+                size += operations[-1].size
+        self._pending_bytes = self._pending_bytes - sum(op.size for op in operations) if pending else 0
+        if self._relieved and not self.congested:
+            relieved, self._relieved = self._relieved, []
+            for callback in relieved:
+                callback()
+        return operations
+
+    def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
+        unknown = {queue.address: queue for queue in unresolved}
+        for operation in operations:
+            for message in operation.sends:
+                if message.address.kind == "queue" and message.address not in unknown:
+                    queue = self._host.queue(message.address)
+                    if queue.id is None:
+                        unknown[message.address] = queue
+        return list(unknown.values())
+
+    def _resolve(self, names: list[Queue], operations: list[Operation]) -> None:
+        assert self._pipeline is not None
+        plain = [queue for queue in names if not queue.owned]
+        owned = [queue for queue in names if queue.owned]
+        session = packing.int4(self._host.session)
+        steps: list[Step] = []
+        if plain:
+            addresses = [queue.address for queue in plain]
+            columns = ([a.namespace for a in addresses], [a.kind for a in addresses], [a.name for a in addresses])
+            steps.append(("resolve", [packing.text_array(column) for column in columns]))
+        for queue in owned:
+            address = queue.address
+            steps.append(("open_reply_queue", (address.namespace.encode(), address.name.encode(), session)))
+
+        def finished(outcome: Outcome) -> None:
+            if not isinstance(outcome, list):
+                self._failed(outcome, operations, None)
+                return
+            for place, queue in enumerate(plain):
+                queue.id = packing.unpack_int(outcome[0].get_value(place, 0))
+            for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
+                queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
+            self._host.resolved()
+            self._write(self._possible(operations, plain))
+            for queue in plain:
+                if queue.id == -1 or queue.address.name.startswith("reply."):
+                    queue.id = None  # asked for again next time: it may come, or go
+                    self._host.forget(queue)
+
+        self._pipeline.run(steps, finished)
+
+    def _possible(self, operations: list[Operation], resolved: Iterable[Queue]) -> list[Operation]:
+        impossible = {queue.address for queue in resolved if queue.id == -1}
+        if not impossible:
+            return operations
+        possible = []
+        for operation in operations:
+            wrong = next((m.address for m in operation.sends if m.address in impossible), None)
+            if wrong is None:
+                possible.append(operation)
+            else:
+                self._refuse([operation], NotFound(f"there is no namespace {wrong.namespace!r}"))
+        return possible
+
+    def _write(self, operations: list[Operation]) -> None:
+        assert self._pipeline is not None
+        self._number += 1
+        packed, self._topics = self._topics, []
+        for operation in operations:
+            if self._host.peers:
+                packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
+        small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
+        batch = Batch(
+            number=self._number,
+            session=self._host.session,
+            operations=operations,
+            claims=self._host.claimable(),
+            payloads=list(topics.payloads(self._host.session, small)),
+            large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
+            announce=self._host.peers,
+        )
+        queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
+        touched, self._touched = self._touched, set()
+        steps = batch.steps(queues, touched)
+        if len(steps) == 1:  # nothing but the fence: the messages went to ended reply queues
+            self._finish(batch, [])
+            return
+        self._pipeline.run(steps, lambda outcome: self._written(batch, outcome))
+
+    def _written(self, batch: Batch, outcome: Outcome) -> None:
+        if isinstance(outcome, list):
+            self._finish(batch, outcome)
+        else:
+            self._failed(outcome, batch.operations, batch)
+
+    def _finish(self, batch: Batch, results: list[pq.abc.PGresult]) -> None:
+        """The batch is committed: receipts first, then deliveries."""
+        self._report_done(batch.operations)
+        stranded: list[MessageId] = []
+        for queue, deliveries in batch.deliveries(results):
+            left = self._host.spread(queue, deliveries)
+            if left:
+                stranded.extend(left)
+                queue.waiting = True
+                self._touched.add(queue.id or 0)
+        if stranded:
+            self.add(Operation(releases=stranded))
+        self._busy = False
+        self.wake()  # soon, not now: what the callbacks caused is pending by then, and what sockets hold in this tick
+
+    def _report_done(self, operations: list[Operation]) -> None:
+        for operation in operations:
+            if operation.unit:
+                for message in operation.sends:
+                    if message.address.kind == "topic":
+                        self._host.publish_locally(message)
+            done = operation.done
+            if done is not None:
+                try:
+                    done(None)
+                except Exception:
+                    logger.exception("a completion callback failed")
+
+    def _refuse(self, operations: list[Operation], error: MsgwebError) -> None:
+        for operation in operations:
+            if operation.done is not None:
+                try:
+                    operation.done(error)
+                except Exception:
+                    logger.exception("a completion callback failed")
+
+    # -- when it fails
+
+    def touch(self, queue: Queue) -> None:
+        """Something in this queue becomes ready with the next batch: others are to be told."""
+        if queue.id:
+            self._touched.add(queue.id)
+
+    def _failed(
+        self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None
+    ) -> None:
+        if isinstance(error, ConnectionLost):
+            logger.warning("lost the database: %s", error)
+            self._recover(operations, batch)
+        elif error.sqlstate == "MW001":
+            logger.warning("this process was taken for dead; it opens another session")
+            self._put_back(operations)
+            self._recover([], None, fenced=True)
+        elif error.sqlstate[:2] in RETRIED:
+            logger.info("the database asks to retry (%s): %s", error.sqlstate, error)
+            self._put_back(operations)
+            self._busy = False
+            self.wake()
+        elif error.sqlstate[:2] in UNAVAILABLE:
+            logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
+            self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
+            self._recover([], None)
+        elif len(operations) > 1:
+            self._isolating = len(operations)  # one of them is bad: find it, keep the others
+            self._put_back(operations)
+            self._busy = False
+            self.wake()
+        else:
+            self._refuse(operations, BadMessage(f"the database refuses the message ({error.sqlstate}): {error}"))
+            self._busy = False
+            self.wake()
+
+    def _refuse_sends(self, operations: list[Operation], error: MsgwebError) -> None:
+        """Senders learn of it at once, for nothing was written; acks and releases are kept for later."""
+        self._refuse([operation for operation in operations if operation.sends], error)
+        self._put_back([operation for operation in operations if not operation.sends])
+
+    def _put_back(self, operations: list[Operation]) -> None:
+        self._pending.extendleft(reversed(operations))
+        self._pending_bytes += sum(operation.size for operation in operations)
+
+    def drop_held(self) -> None:
+        """The session is gone: acks and releases of what it held have no effect any more."""
+        kept: deque[Operation] = deque()
+        for operation in self._pending:
+            if operation.acks or operation.releases:
+                self._refuse([operation], SessionLost("this server was taken for dead; the message is with others"))
+            else:
+                kept.append(operation)
+        self._pending = kept
+        self._pending_bytes = sum(operation.size for operation in kept)
+
+    def _adopt(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        pipeline.on_idle_loss = self._idle_loss
+
+    def _idle_loss(self) -> None:
+        logger.warning("lost the database while idle")
+        self._busy = True
+        self._recover([], None)
+
+    def _recover(self, operations: list[Operation], batch: Batch | None, fenced: bool = False) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+            self._pipeline = None
+        self._recovery = self._loop.create_task(self._reconnect(operations, batch, fenced))
+
+    async def _reconnect(self, operations: list[Operation], batch: Batch | None, fenced: bool) -> None:
+        pause = RETRY_FIRST
+        while True:
+            try:
+                pipeline = await Pipeline.connect(self._conninfo, QUERIES)
+                try:
+                    committed, alive, strays = await self._outcome(pipeline, batch)
+                    if fenced or not alive:
+                        await self._host.session_lost()
+                        strays = []
+                except BaseException:
+                    pipeline.close()
+                    raise
+                break
+            except (psycopg.Error, StatementFailed, ConnectionLost, Unavailable) as error:
+                logger.warning("the database is away (%s); next attempt in %.2f s", str(error).strip(), pause)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_LAST)
+        logger.info("the database is back")
+        if committed:
+            self._report_done(operations)
+        else:
+            self._put_back(operations)
+        if fenced or not alive:
+            self.drop_held()
+        if strays:
+            self.add(Operation(releases=strays))
+        self._adopt(pipeline)
+        self._busy = False
+        self.wake()
+
+    async def _outcome(self, pipeline: Pipeline, batch: Batch | None) -> tuple[bool, bool, list[MessageId]]:
+        """Whether the doubtful batch was committed, whether the session lives, and what it holds without our knowing
+        (handed over or claimed by a batch whose answer was lost)."""
+        session = packing.int4(self._host.session)
+        number = packing.int8(batch.number if batch else 0)
+        answered: asyncio.Future[Outcome] = self._loop.create_future()
+        steps: list[Step] = [
+            ("batch_outcome", (session,)),
+            ("batch_committed", (session, number)),
+            ("held_ids", (session,)),
+        ]
+        pipeline.run(steps, lambda outcome: answered.done() or answered.set_result(outcome))
+        outcome = await answered
+        if not isinstance(outcome, list):
+            raise outcome
+        alive = outcome[0].get_value(0, 0) == b"\x01"
+        committed = batch is not None and outcome[1].get_value(0, 0) == b"\x01"
+        known = self._host.held() | {i for op in self._pending for i, _ in op.acks}
+        known |= {i for op in self._pending for i in op.releases}
+        if not committed and batch is not None:
+            known |= {i for op in batch.operations for i, _ in op.acks}
+            known |= {i for op in batch.operations for i in op.releases}
+        rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
+        return committed, alive, [message_id for message_id in rows if message_id not in known]
