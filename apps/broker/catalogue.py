@@ -65,7 +65,8 @@ def queues(namespace: str | None = None) -> list[QueueInfo]:
                 SELECT m.enqueued_at FROM msgweb.message m WHERE m.destination = d.id AND m.session IS NULL
                 ORDER BY m.priority DESC, m.id LIMIT 1) x) oldest ON true
         CROSS JOIN LATERAL (
-            SELECT coalesce(sum((s.details->'consumers'->>d.id::text)::integer), 0) AS n FROM msgweb.session s) consumers
+            SELECT coalesce(sum((s.details->'consumers'->>d.id::text)::integer), 0) AS n
+            FROM msgweb.session s) consumers
         WHERE d.kind = 'queue' AND d.owner IS NULL AND (%(namespace)s::text IS NULL OR d.namespace = %(namespace)s)
         ORDER BY d.namespace, d.name
         """,

@@ -25,7 +25,7 @@ DEFAULT_PRIORITY = 4
 
 
 class Address(NamedTuple):
-    """Where a message goes: a queue or topic of a namespace. A tuple, because it is a dictionary key on the hot path."""
+    """Where a message goes: a queue or topic of a namespace. A tuple: it is a dictionary key on the hot path."""
 
     namespace: str
     kind: Kind
@@ -114,7 +114,7 @@ class Subscription:
         credit: how many messages it may hold unacked (a queue's), or may have waiting in memory (a topic's: above
             that, messages are dropped and counted).
         held: the messages that it holds, by id, in order of delivery; True where the message is persistent.
-        dropped: topic messages that were dropped because the consumer was slow.
+        dropped: topic messages that the consumer dropped because its own reader was slow; the consumer counts them.
     """
 
     address: Address

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from psycopg import pq
 
@@ -83,6 +84,8 @@ class Batch:
             for place, (queue, _) in enumerate(self.sent):
                 if not self.hand[place]:
                     touched.add(queue.id or 0)
+        elif not self.claims and all(operation.done is None for operation in self.operations):
+            steps.append(("relax", ()))
         self.claim_steps = len(steps)
         for queue, limit in self.claims:
             steps.append(("claim", (packing.int4(queue.id or 0), packing.int4(limit), session)))
@@ -116,30 +119,20 @@ class Batch:
 
         Sets `queue.waiting` by what the results say.
         """
-        handed: dict[Queue, list[Delivery]] = {}
+        handed: dict[Queue, list[tuple[int, Delivery]]] = {}
         if self.insert_step >= 0:
             value = results[self.insert_step].get_value
             for place, (queue, message) in enumerate(self.sent):
-                if value(place, 1) == b"\x01":
-                    delivery = Delivery(
-                        MessageId(int.from_bytes(value(place, 0) or b"", "big")),
-                        message.address,
-                        message.headers,
-                        message.body,
-                        message.persistent,
-                        1,
-                    )
-                    if queue in handed:
-                        handed[queue].append(delivery)
-                    else:
-                        handed[queue] = [delivery]
-                else:
+                if value(place, 1) != b"\x01":
                     queue.waiting = True
-            if len({message.priority for _, message in self.sent}) > 1:
-                priority = {id(message.body): message.priority for _, message in self.sent}
-                for deliveries in handed.values():
-                    deliveries.sort(key=lambda delivery: -priority[id(delivery.body)])
-        spread = list(handed.items())
+                    continue
+                message_id = MessageId(int.from_bytes(value(place, 0) or b"", "big"))
+                delivery = Delivery(message_id, message.address, message.headers, message.body, message.persistent, 1)
+                handed.setdefault(queue, []).append((-message.priority, delivery))
+        spread = []
+        for queue, ranked in handed.items():
+            ranked.sort(key=itemgetter(0))  # stable: within a priority the order of the sends stays
+            spread.append((queue, [delivery for _, delivery in ranked]))
         for step, (queue, limit) in enumerate(self.claims, self.claim_steps):
             result = results[step]
             queue.waiting = result.ntuples >= limit

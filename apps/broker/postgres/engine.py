@@ -95,6 +95,8 @@ class PostgresEngine:
         for queue in self._consumed.values():
             for subscription in queue.subscriptions:
                 subscription.closed = True
+            queue.subscriptions.clear()
+        self._consumed.clear()
         await self._writer.close()
         await self._listener.close()
         await self._keeper.close()
@@ -253,11 +255,11 @@ class PostgresEngine:
 
     def unresolved(self) -> list[Queue]:
         """Queues, reply queues and topics that are to get an id."""
-        fresh, self._fresh = self._fresh, []
-        return [queue for queue in fresh if queue.id is None]
+        return [queue for queue in self._fresh if queue.id is None]
 
     def resolved(self) -> None:
         """Ids have come: tell those who waited for them."""
+        self._fresh = [queue for queue in self._fresh if queue.id is None]
         awaiting, self._awaiting = self._awaiting, []
         for queue, done in awaiting:
             if queue.id is None:
@@ -293,14 +295,14 @@ class PostgresEngine:
         """Every message that this process knows to hold."""
         return {i for queue in self._consumed.values() for s in queue.subscriptions for i in s.held}
 
-    async def session_lost(self) -> None:
-        """Void what is held and open another session.
+    async def session_lost(self, before: SessionId) -> None:
+        """Void what is held and open another session, unless that has been done: writer and keeper both notice.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        before = self._keeper.session
-        await self._keeper.open()
+        if not await self._keeper.succeed(before):
+            return
         logger.warning("session %s is lost; this process goes on as session %s", before, self._keeper.session)
         for queue in list(self._consumed.values()):
             queue.waiting = True

@@ -62,7 +62,7 @@ class SessionKeeper:
         details: Callable[[], dict[str, Any]],
         ready_ids: Callable[[], list[int]],
         found_ready: Callable[[list[int]], None],
-        lost: Callable[[], Awaitable[None]],
+        lost: Callable[[SessionId], Awaitable[None]],
     ) -> None:
         self._conninfo = conninfo
         self._kind = kind
@@ -96,6 +96,21 @@ class SessionKeeper:
             raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep())
+
+    async def succeed(self, lost: SessionId) -> bool:
+        """Open another session after `lost`; False if that was done already.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        async with self._turn:
+            if self.session != lost:
+                return False
+            try:
+                await self._open()
+            except psycopg.Error as error:
+                raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+            return True
 
     async def close(self) -> None:
         """End the session: what it holds is ready again."""
@@ -143,7 +158,7 @@ class SessionKeeper:
                 async with self._turn:
                     lost = not await self._round()
                 if lost:
-                    await self._lost()
+                    await self._lost(self.session)
             except (psycopg.Error, Unavailable) as error:
                 logger.warning("the lease cannot be renewed now: %s", str(error).strip())
             try:

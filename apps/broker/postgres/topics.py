@@ -5,10 +5,9 @@ packed is a run of messages, each four fields (namespace, topic, headers, body) 
 is `msgweb.send()` in SQL, which packs the same.
 """
 
+import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
-from struct import error as StructError
-from struct import unpack_from
 
 from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
 from apps.broker.postgres.packing import int4
@@ -67,8 +66,8 @@ def unpack(data: bytes) -> Iterator[Message]:
         fields = []
         for _ in range(4):
             try:
-                (length,) = unpack_from("!i", data, place)
-            except StructError as error:
+                (length,) = struct.unpack_from("!i", data, place)
+            except struct.error as error:
                 raise ValueError("a topic notification ends within a field") from error
             place += 4
             if length < 0 or place + length > len(data):

@@ -66,8 +66,8 @@ class Host(Protocol):
 
     def held(self) -> set[MessageId]: ...
 
-    async def session_lost(self) -> None:
-        """Void what is held and open another session."""
+    async def session_lost(self, before: SessionId) -> None:
+        """Void what is held and open another session, unless that has been done."""
 
 
 class Writer:
@@ -349,7 +349,7 @@ class Writer:
         elif error.sqlstate == "MW001":
             logger.warning("this process was taken for dead; it opens another session")
             self._put_back(operations)
-            self._recover([], None, fenced=True)
+            self._recover([], None, fenced=self._host.session)
         elif error.sqlstate[:2] in RETRIED:
             logger.info("the database asks to retry (%s): %s", error.sqlstate, error)
             self._put_back(operations)
@@ -398,21 +398,21 @@ class Writer:
         self._busy = True
         self._recover([], None)
 
-    def _recover(self, operations: list[Operation], batch: Batch | None, fenced: bool = False) -> None:
+    def _recover(self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None = None) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
         self._recovery = self._loop.create_task(self._reconnect(operations, batch, fenced))
 
-    async def _reconnect(self, operations: list[Operation], batch: Batch | None, fenced: bool) -> None:
+    async def _reconnect(self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None) -> None:
         pause = RETRY_FIRST
         while True:
             try:
                 pipeline = await Pipeline.connect(self._conninfo, QUERIES)
                 try:
                     committed, alive, strays = await self._outcome(pipeline, batch)
-                    if fenced or not alive:
-                        await self._host.session_lost()
+                    if fenced is not None or not alive:
+                        await self._host.session_lost(self._host.session if fenced is None else fenced)
                         strays = []
                 except BaseException:
                     pipeline.close()
@@ -427,7 +427,7 @@ class Writer:
             self._report_done(operations)
         else:
             self._put_back(operations)
-        if fenced or not alive:
+        if fenced is not None or not alive:
             self.drop_held()
         if strays:
             self.add(Operation(releases=strays))

@@ -192,7 +192,8 @@ $$;
 -- Returns the sessions that were ended.
 CREATE FUNCTION msgweb.bury_sessions(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql AS $$
 DECLARE
-    dead integer[];
+    dead     integer[];
+    released integer[];
 BEGIN
     dead := ARRAY(
         SELECT id FROM msgweb.session
@@ -203,10 +204,10 @@ BEGIN
     IF cardinality(dead) = 0 THEN
         RETURN;
     END IF;
-    PERFORM pg_notify('msgweb_ready', released.destination::text) FROM (
-        WITH freed AS (
-            UPDATE msgweb.message SET session = NULL WHERE session = ANY (dead) RETURNING destination)
-        SELECT DISTINCT destination FROM freed) AS released;
+    WITH freed AS (
+        UPDATE msgweb.message SET session = NULL WHERE session = ANY (dead) RETURNING destination)
+    SELECT array_agg(DISTINCT destination) INTO released FROM freed;
+    PERFORM pg_notify('msgweb_ready', d::text) FROM unnest(released) AS d;
     DELETE FROM msgweb.message m USING msgweb.destination d WHERE d.owner = ANY (dead) AND m.destination = d.id;
     DELETE FROM msgweb.destination WHERE owner = ANY (dead);
     DELETE FROM msgweb.session WHERE id = ANY (dead);

@@ -6,6 +6,10 @@
 -- Locks the session's row FOR KEY SHARE.
 SELECT msgweb.enter_batch($1::int4, $2::int8);
 
+-- name: relax
+-- For a batch that nobody waits for (acks without a receipt): if it is lost in a crash, its messages come again, marked.
+SELECT set_config('synchronous_commit', 'off', true);
+
 -- name: resolve
 -- $1 namespaces, $2 kinds, $3 names. One row each, in order: the id, 0 for a reply queue that has ended,
 -- -1 for an unknown namespace. Makes what is missing.
