@@ -38,7 +38,7 @@ def refusal(frame: Frame) -> Refused:
     return Refused(text, frame.headers.get("code"))
 
 
-class Connection(stomp.ConnectionListener):  # type: ignore[misc]
+class Connection(stomp.ConnectionListener):
     """A connection to the gateway.
 
     Args:
