@@ -88,6 +88,7 @@ class Batch:
             steps.append(("relax", ()))
         self.claim_steps = len(steps)
         for queue, limit in self.claims:
+            queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
             steps.append(("claim", (packing.int4(queue.id or 0), packing.int4(limit), session)))
         if self.announce:
             if touched:
@@ -135,7 +136,8 @@ class Batch:
             spread.append((queue, [delivery for _, delivery in ranked]))
         for step, (queue, limit) in enumerate(self.claims, self.claim_steps):
             result = results[step]
-            queue.waiting = result.ntuples >= limit
+            if result.ntuples >= limit:
+                queue.waiting = True
             if result.ntuples:
                 spread.append((queue, _claimed(queue.address, result)))
         return spread

@@ -10,6 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 import psycopg
 from psycopg import pq
 
+#: The statements' plans do not depend on how much waits: index scans and nested loops, planned once. Without these a
+#: plan made while the tables were empty would scan them when they are not, and planning would cost more than running.
+PLANNING = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+)
+
 Step = tuple[str, Sequence[bytes | None]]
 
 
@@ -60,6 +67,7 @@ class Pipeline:
             ConnectionLost: it broke meanwhile.
         """
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, application_name="msgweb writer")
+        await connection.execute(PLANNING)
         pipeline = cls(connection)
         prepared: asyncio.Future[None] = pipeline._loop.create_future()
 

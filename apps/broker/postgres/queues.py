@@ -14,7 +14,8 @@ class Queue:
     Attributes:
         id: its id in the database; None until resolved.
         owned: a reply queue of this process.
-        waiting: whether rows may be ready that nobody here has claimed yet. A claim that comes back short clears it.
+        waiting: whether rows may be ready that nobody here has claimed yet. A claim clears it, unless it
+            comes back full.
     """
 
     __slots__ = ("address", "id", "mean_size", "owned", "rotation", "subscriptions", "waiting")

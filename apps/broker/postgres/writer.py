@@ -343,6 +343,8 @@ class Writer:
     def _failed(
         self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None
     ) -> None:
+        for queue, _ in batch.claims if batch else ():
+            queue.waiting = True
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", error)
             self._recover(operations, batch)
