@@ -13,6 +13,11 @@ EMBEDDED_ROLE = "msgweb"
 EMBEDDED_PORT = 5432  # names the socket file only: the embedded server has no TCP port
 
 
+def _sockets() -> Path:
+    """Not `gettempdir()`, which TMPDIR moves: a command in another shell must find the socket too."""
+    return Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())  # noqa: S108
+
+
 def embedded_socket_dir(home: Path) -> Path:
     """The folder of the embedded server's Unix socket.
 
@@ -20,7 +25,7 @@ def embedded_socket_dir(home: Path) -> Path:
     the server's own user could not enter it. The name is derived from `home`, so that two installations never meet.
     """
     digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"msgweb-{os.getuid()}-{digest}"
+    return _sockets() / f"msgweb-{os.getuid()}-{digest}"
 
 
 def conninfo(home: Path) -> str:

@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "msgweb",
     "apps.accounts",
     "apps.broker",
     "apps.stomp",

@@ -1,0 +1,80 @@
+"""Fixtures for all tests: a real Postgres, and whole installations made of real processes.
+
+- `db` and its kin (pytest-django) work on a real Postgres, migrated.
+- `installation` is a fresh database with a data folder and free ports of its own, whose processes the test starts and
+  kills: see `tests/installation.py`.
+- `@pytest.mark.needs("php")` skips where something is missing, and says what would enable it; with
+  `MSGWEB_REQUIRE_ALL=1` (CI) that is a failure.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+from django.conf import settings
+
+from msgweb.database import conninfo_of
+from tests import environment
+from tests.installation import Installation, Postgres, Template, postgres_server
+
+#: What a test may need, how to find it, and what would bring it.
+NEEDS: dict[str, tuple[Callable[[], object], str]] = {
+    "php": (lambda: shutil.which("php"), "apt-get install php-cli php-stomp"),
+    "ruby": (lambda: shutil.which("ruby"), "apt-get install ruby-stomp"),
+    "chromium": (lambda: shutil.which("chromium") or shutil.which("chromium-browser"), "apt-get install chromium"),
+    "rabbitmq": (lambda: shutil.which("rabbitmq-server"), "apt-get install rabbitmq-server"),
+    "root": (lambda: os.geteuid() == 0, "run the tests as root"),
+    "make": (lambda: shutil.which("make"), "apt-get install make"),
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs"):
+        for what in mark.args:
+            found, remedy = NEEDS[what]
+            if not found():
+                report = pytest.fail if os.environ.get("MSGWEB_REQUIRE_ALL") == "1" else pytest.skip
+                report(f"{what} is not here; to enable this test: {remedy}")
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(environment.HOME, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """The Postgres server of this test session; `DATABASE_URL`'s, else an embedded one that ends with the session."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(postgres: Postgres) -> None:
+    """pytest-django's hook before it makes the test database: the server must be up by then."""
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> Iterator[Template]:
+    """A migrated database with an account and an access key, to be copied, never to be connected to."""
+    with postgres.migrated_template() as template:
+        yield template
+
+
+@pytest.fixture
+def conninfo() -> str:
+    """The libpq connection string of the database that Django uses in this test, for engines of the test's own."""
+    return conninfo_of(settings.DATABASES["default"])
+
+
+@pytest.fixture
+def installation(
+    postgres: Postgres, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Installation]:
+    """A fresh installation, with nothing started yet; all that the test started is ended after it."""
+    with postgres.copy_of(template) as database:
+        installation = Installation(tmp_path_factory.mktemp("installation"), database, template.credentials)
+        try:
+            yield installation
+        finally:
+            installation.close()
