@@ -1,1 +1,1 @@
-"""The STOMP gateway: a sans-I/O protocol core and the server around it. Knows the broker by its Engine protocol only."""
+"""The STOMP gateway: a sans-I/O protocol core and the server around it, which knows the broker by its Engine alone."""
