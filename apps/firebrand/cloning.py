@@ -429,13 +429,14 @@ class Clone:
         """Each file is there with its checksum; one that was lost since is copied again."""
         began = time.monotonic()
         rows, last = 0, None
+        originals = MediaFile.objects.filter(brand=self._source)
         for duplicate in MediaFile.objects.filter(brand=self._target, pk__gt=run.cursor).order_by("pk")[:size]:
             try:
                 media.verify(duplicate)
             except MediaDamaged as error:
                 self._context.log(f"{error.message}; it is copied again", "warning")
                 media.make_folder(duplicate.file.parent)
-                media.copy(MediaFile.objects.get(pk=duplicate.source_id), duplicate)
+                media.copy(originals.get(pk=duplicate.source_id or 0), duplicate)
                 media.sync_folder(duplicate.file.parent)
             rows, last = rows + 1, duplicate.pk
             if time.monotonic() - began > FILES_SECONDS:

@@ -119,8 +119,8 @@ class HtmlWalk:
         """Text between tags or in an attribute such as `alt`, without the absolute addresses in it."""
         return text
 
-    def css_text(self, text: str) -> str:
-        """What stands between the addresses of a style sheet; its comments may hold the domain."""
+    def domains(self, text: str) -> str:
+        """Text that may hold the domain but no prose, as in a style sheet or an address elsewhere."""
         return text
 
     def style(self, css: str) -> str:
@@ -142,7 +142,7 @@ class HtmlWalk:
 
     def css(self, css: str) -> str:
         """Walk through a style sheet."""
-        return self._styled(css, self.css_text)
+        return self._styled(css, self.domains)
 
     def _attribute(self, match: re.Match[str]) -> str:
         mark, value = ('"', match["double"]) if match["double"] is not None else ("'", match["single"])
@@ -182,7 +182,7 @@ class HtmlWalk:
             return self.link(Link.parse(bare), "")
         if absolute := self._absolute.fullmatch(bare):
             return self._own(absolute)
-        return self._text(url) if bare.lower().startswith("mailto:") else url
+        return self._absolutes(url, self.domains)  # an address elsewhere may still name ours: `?back=https://...`
 
     def _own(self, absolute: re.Match[str]) -> str:
         origin = f"{absolute['scheme']}{absolute['host']}{absolute['port'] or ''}"
@@ -305,6 +305,9 @@ class CloneRewriter(HtmlWalk):
             path = self._media.get(link.key)
             self.nowhere += path is None
             new = replace(link, key=path if path is not None else str(NOWHERE))
+        else:
+            new = replace(link, key=self._host.sub(self._domain, link.key))
+        new = replace(new, tail=self._absolutes(new.tail, self.domains))  # such as `?back=https://...`
         before, after = f"{origin}{link}", f"{home}{new}"
         self.links += before != after
         return after
@@ -317,7 +320,7 @@ class CloneRewriter(HtmlWalk):
     def prose(self, text: str) -> str:
         return self._own_text.sub(lambda match: self._mention(match, self._new_name), text)
 
-    def css_text(self, text: str) -> str:
+    def domains(self, text: str) -> str:
         return self._host.sub(self._bare_domain, text)
 
     def style(self, css: str) -> str:

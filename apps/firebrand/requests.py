@@ -13,6 +13,7 @@ NAME_LIMIT = 80  # characters
 SLUG_LIMIT = 60
 DOMAIN_LIMIT = 253  # RFC 1035, 2.3.4, as written with dots
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
+RESERVED = frozenset({"media"})  # begins an address of this app
 _SLUG = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 
 
@@ -36,9 +37,9 @@ def valid_slug(slug: object) -> str:
     """What the brand is called in addresses and on disk.
 
     Raises:
-        BadBrandName: not small letters and digits joined by hyphens, or over 60 characters.
+        BadBrandName: not small letters and digits joined by hyphens, over 60 characters, or reserved.
     """
-    if not isinstance(slug, str) or len(slug) > SLUG_LIMIT or not _SLUG.fullmatch(slug):
+    if not isinstance(slug, str) or len(slug) > SLUG_LIMIT or not _SLUG.fullmatch(slug) or slug in RESERVED:
         raise BadBrandName(
             f"a slug is at most {SLUG_LIMIT} small letters and digits joined by hyphens, not {str(slug)[:80]!r}; "
             "give one where the name has none of them"

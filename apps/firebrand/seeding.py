@@ -235,16 +235,17 @@ class _Rows:
                 "about",
                 f"About {self._brand.name}",
                 self._banner_image(1, "", f"Where {self._brand.name} began")
-                + f"<p>{name} began with one kiln and one lamp. Today some thirty workshops make for us, and "
-                f"each of them signs what it makes.</p>{self._rule()}<p>We sell at {domain} only. Have a question? Write to "
-                f'<a href="mailto:hello@{domain}">hello@{domain}</a>, or see <a href="/pages/shipping">how we '
-                "ship</a>.</p>",
+                + f"<p>{name} began with one kiln and one lamp. Today some thirty workshops make for us, and each "
+                f"of them signs what it makes.</p>{self._rule()}"
+                f"<p>We sell at {domain} only. Have a question? Write to "
+                f'<a href="mailto:hello@{domain}">hello@{domain}</a>, or see <a href="/pages/shipping">how '
+                "we ship</a>.</p>",
             ),
             (
                 "shipping",
                 "Shipping and returns",
-                f"<p>{name} ships from one store, three times a week, by train where there is one. What you do not "
-                f'love you send back within 60 days: <a href="{origin}/pages/contact#returns">how to</a>.</p>',
+                f"<p>{name} ships from one store, three times a week, by train where there is one. What you do "
+                f'not love you send back within 60 days: <a href="{origin}/pages/contact#returns">how to</a>.</p>',
             ),
             (
                 "contact",
