@@ -1,0 +1,78 @@
+"""What the conformance suite drives an engine with: consumers that record, and waits that end on events."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from apps.broker.engine import Address, Delivery, Engine, Message, MessageId, Subscription
+from msgweb.errors import MsgwebError
+
+DEADLINE = 15.0  # seconds until a wait has failed
+
+
+class Recorder:
+    """A consumer that keeps what it is given; `acks` makes it ack at once."""
+
+    def __init__(self, engine: Engine, acks: bool = False) -> None:
+        self.engine = engine
+        self.acks = acks
+        self.deliveries: list[Delivery] = []
+        self.lost_count = 0
+        self._changed = asyncio.Event()
+
+    def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+        """Record, and ack if so told."""
+        if subscription.address.kind == "queue":
+            assert len(subscription.held) <= subscription.credit
+        self.deliveries.extend(deliveries)
+        if self.acks:
+            self.engine.ack(subscription, [delivery.id for delivery in deliveries])
+        self._changed.set()
+
+    def lost(self, subscription: Subscription) -> None:
+        """Count."""
+        self.lost_count += 1
+        self._changed.set()
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """What came, in order."""
+        return [delivery.body for delivery in self.deliveries]
+
+    @property
+    def ids(self) -> list[MessageId]:
+        """The ids of what came, in order."""
+        return [delivery.id for delivery in self.deliveries]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for deliveries (or a loss) until the condition holds."""
+        async with asyncio.timeout(DEADLINE):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def count(self, number: int) -> None:
+        """Wait until so many messages came."""
+        await self.until(lambda: len(self.deliveries) >= number)
+
+
+async def done(start: Callable[[Callable[[MsgwebError | None], None]], object]) -> None:
+    """Call a verb with a `done` callback and wait for it; raises what it reports."""
+    future: asyncio.Future[MsgwebError | None] = asyncio.get_running_loop().create_future()
+    start(future.set_result)
+    async with asyncio.timeout(DEADLINE):
+        error = await future
+    if error is not None:
+        raise error
+
+
+async def send(engine: Engine, address: Address, *bodies: bytes, persistent: bool = True, priority: int = 4) -> None:
+    """Send messages and wait until the last is done (and so all are: they go in order)."""
+    for body in bodies[:-1]:
+        engine.send(Message(address, body, persistent=persistent, priority=priority))
+    last = Message(address, bodies[-1], persistent=persistent, priority=priority)
+    await done(lambda callback: engine.send(last, callback))
+
+
+async def sync(engine: Engine, address: Address) -> None:
+    """Wait until everything that was asked of the engine before has taken effect."""
+    await done(lambda callback: engine.send(Message(address._replace(name="sync"), b""), callback))
