@@ -6,7 +6,7 @@ Without that every open stream holds up a graceful stop until `graceful_timeout`
 from gunicorn.workers.gasgi import ASGIWorker
 
 
-class WebWorker(ASGIWorker):  # type: ignore[misc]  # gunicorn has no types
+class WebWorker(ASGIWorker):
     """Ends the open streams at SIGTERM; the browsers connect again, to the next process."""
 
     def handle_exit_signal(self) -> None:

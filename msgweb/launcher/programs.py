@@ -1,5 +1,6 @@
 """The command of each long-running process, and the supervisor's configuration that keeps them running."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -37,7 +38,7 @@ def supervisor_config(run: Path, socket: Path, *, embedded: bool) -> str:
     that dies is started again without end, at growing intervals, because what keeps it from starting (a database that
     recovers) usually passes.
     """
-    sections = {
+    sections: dict[str, dict[str, object]] = {
         "supervisord": {
             "nodaemon": "true",
             "pidfile": run / "supervisord.pid",
@@ -72,17 +73,12 @@ def supervisor_config(run: Path, socket: Path, *, embedded: bool) -> str:
             "stopwaitsecs": "30" if name == "postgres" else "10",
             "killasgroup": "true",
         }
-    sections["supervisord"]["user"] = "root" if not _ordinary() else ""
+    if os.geteuid() == 0:
+        sections["supervisord"]["user"] = "root"  # or it warns that it was not told
     lines = []
     for section, options in sections.items():
         lines.append(f"[{section}]")
         # A per cent sign begins a substitution in supervisor's files.
-        lines += [f"{key} = {str(value).replace('%', '%%')}" for key, value in options.items() if str(value)]
+        lines += [f"{key} = {str(value).replace('%', '%%')}" for key, value in options.items()]
         lines.append("")
     return "\n".join(lines)
-
-
-def _ordinary() -> bool:
-    import os
-
-    return os.geteuid() != 0
