@@ -9,7 +9,6 @@ from apps.jobs.channels import CONTROL
 from apps.jobs.ending import finish, locked, note, notify
 from apps.jobs.errors import JobIsFinal
 from apps.jobs.models import Event, Job
-from apps.jobs.replies import CANCELLED
 
 
 def cancel(job_id: uuid.UUID, by: str) -> Job:
@@ -33,7 +32,7 @@ def cancel(job_id: uuid.UUID, by: str) -> Job:
         text = f"cancelled by {by}" if by else ""
         # A job that a consumer outside works on is ended here: nobody there can be asked to stop.
         if job.state != Job.State.RUNNING or job.worker is None:
-            finish(job, "cancelled", error=CANCELLED, text=text)
+            finish(job, "cancelled", text=text)
         elif job.cancel_requested_at is None:
             job.cancel_requested_at = timezone.now()
             job.save(update_fields=["cancel_requested_at"])

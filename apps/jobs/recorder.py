@@ -218,7 +218,7 @@ class Recorder:
             else:
                 taken[start.job] = start
         if cancelled:
-            await self._end([(job, Finish(Run(job, 0, 0), "cancelled", error=replies.CANCELLED)) for job in cancelled])
+            await self._end([(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled])
         for worker in {start.worker for start in taken.values()}:
             mine = [start for start in taken.values() if start.worker == worker]
             begun = await self._all(

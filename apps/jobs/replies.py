@@ -9,7 +9,6 @@ from msgweb.errors import BadDestination
 
 JSON_TYPE = "application/json"
 REPLY_QUEUE = "/reply-queue/"
-CANCELLED = {"code": "cancelled", "message": "the job was cancelled"}
 
 
 def check_reply_to(reply_to: str) -> None:
@@ -39,5 +38,5 @@ def outcome(state: str, result: str | None, error: Mapping[str, Any] | None) -> 
     """The `job-event` and the body (JSON) of the one reply to a job that ended in that state."""
     if state == "succeeded":
         return "result", result if result is not None else "null"
-    told = error or (CANCELLED if state == "cancelled" else {"code": state, "message": f"the job {state}"})
+    told = error or {"code": state, "message": f"the job {state}"}
     return "error", json.dumps({"code": told["code"], "message": told["message"]}, ensure_ascii=False)

@@ -68,28 +68,33 @@ WITH given AS (
     FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
                 %(notes)s::text[]) AS g (id, outcome, result, error, again, note)
 ), decided AS (
-    SELECT g.*, j.attempt, CASE
+    SELECT g.*, j.attempt, j.error AS earlier, CASE
         WHEN g.outcome IN ('succeeded', 'cancelled') THEN g.outcome
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
         WHEN g.outcome = 'interrupted' THEN 'ready'
         WHEN g.again AND j.failures + 1 < j.max_attempts THEN 'waiting'
         ELSE 'failed' END AS state
     FROM given g JOIN jobs_job j ON j.id = g.id
+), told AS (
+    SELECT *, CASE
+        WHEN state = 'cancelled' THEN '{"code": "cancelled", "message": "the job was cancelled"}'
+        WHEN outcome = 'interrupted' THEN earlier
+        ELSE error END AS job_error
+    FROM decided
 ), closed AS (
     UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = d.outcome, error = d.error
     FROM decided d WHERE a.job_id = d.id AND a.ended_at IS NULL
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
-        'state', state, 'attempt', attempt, 'error', error - 'traceback', 'text', note))
-    FROM decided
+        'state', state, 'attempt', attempt, 'error', job_error - 'traceback', 'text', note))
+    FROM told
 )
 UPDATE jobs_job j
-SET state = d.state, worker = NULL, result = d.result,
-    error = CASE WHEN d.outcome = 'interrupted' AND d.error IS NULL THEN j.error ELSE d.error END,
+SET state = d.state, worker = NULL, result = d.result, error = d.job_error,
     failures = j.failures + (d.outcome = 'failed')::int,
     finished_at = CASE WHEN d.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END
-FROM decided d WHERE j.id = d.id
+FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
 
 -- name: cancel_requests

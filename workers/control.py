@@ -1,0 +1,85 @@
+"""What people want of running jobs, and which namespaces there are: heard by LISTEN, with a poll behind it.
+
+A notification can be lost (a pooler in transaction mode, a broken connection), so whatever it tells is also asked for
+every few seconds.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from uuid import UUID
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from apps.jobs.channels import CONTROL, NAMESPACES
+from apps.jobs.recorder import Recorder
+from workers.ledger import NETWORK
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 5.0
+RECONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 15.0
+
+
+class Control:
+    """Listens on a connection of its own."""
+
+    def __init__(
+        self,
+        conninfo: str,
+        running: Callable[[], list[UUID]],
+        cancelled: Callable[[set[UUID]], None],
+        namespaces: Callable[[list[str]], None],
+    ) -> None:
+        """
+        Args:
+            running: which jobs run here now.
+            cancelled: called with those of them that somebody asked to cancel; perhaps repeatedly.
+            namespaces: called with the names of all namespaces, at the start and when they may have changed.
+        """
+        self._conninfo = make_conninfo(conninfo, application_name="msgweb worker control", **NETWORK)
+        self._running = running
+        self._cancelled = cancelled
+        self._namespaces = namespaces
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to listen, in a task that only an error of ours ends."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="control")
+        return self._task
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _serve(self) -> None:
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                try:
+                    await self._listen(connection)
+                finally:
+                    await connection.close()
+            except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+                log.warning("the control connection broke and is made again: %s", str(error).strip() or "no answer")
+                await asyncio.sleep(RECONNECT_SECONDS)  # nothing tells when a database is back
+
+    async def _listen(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
+        recorder = Recorder(connection, "", 0)
+        for channel in (CONTROL, NAMESPACES):
+            await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        while True:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                self._namespaces(await recorder.namespaces())
+                jobs = self._running()
+                if jobs and (wanted := await recorder.cancel_requests(jobs)):
+                    self._cancelled(wanted)
+            async for notification in connection.notifies(timeout=POLL_SECONDS):
+                if notification.channel == NAMESPACES:
+                    break
+                self._cancelled({job for job in self._running() if str(job) == notification.payload})

@@ -1,0 +1,263 @@
+"""What a worker has to record, gathered and written in batches, across outages of the database.
+
+Starts and finishes are written as soon as the connection is free, all of them in one transaction (group commit, no
+timer); progress and log lines are written along with them, or at most every 100 ms. When the database goes away,
+everything is kept and written when it is back: a result is never lost while the supervisor lives, and of log lines
+so many are kept as memory allows (`NOTES_LIMIT`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import UUID
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from apps.jobs.recorder import Batch, Finish, LogLine, Mark, NotStarted, Recorder, Run, Start, Started, Written
+
+log = logging.getLogger(__name__)
+
+NOTES_SECONDS = 0.1  # progress and log lines are written at most so often
+NOTES_LIMIT = 20_000  # lines that wait to be written, of all jobs; beyond, lines are left out
+BATCH_LIMIT = 2_000  # progress and log lines in one transaction
+WRITE_SECONDS = 30.0  # a transaction that takes longer is given up: the network is gone
+RECONNECT_SECONDS = 0.2, 5.0  # between attempts to connect, doubling from the first to the second
+UNRECORDABLE = "unrecordable"
+
+#: So that a network that swallows packets is noticed by the kernel: 15 s without an answer.
+NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
+
+
+class Ended:
+    """The answer to a finish.
+
+    Attributes:
+        state: the job's state now; None where the fence refused the finish, because somebody else has the job.
+        failures: how often the job has failed.
+    """
+
+    __slots__ = ("failures", "state")
+
+    def __init__(self, state: str | None, failures: int) -> None:
+        self.state = state
+        self.failures = failures
+
+
+class Ledger:
+    """Gathers and writes. Belongs to one event loop."""
+
+    def __init__(self, conninfo: str, host: str, pid: int, cancelled: Callable[[set[UUID]], None]) -> None:
+        """`cancelled` is called with jobs that a batch found to be asked to cancel."""
+        self._conninfo = make_conninfo(conninfo, application_name="msgweb worker", **NETWORK)
+        self._host = host
+        self._pid = pid
+        self._cancelled = cancelled
+        self._starts: dict[UUID, tuple[Start, asyncio.Future[Started | NotStarted]]] = {}
+        self._notes: list[LogLine | Mark] = []
+        self._left_out: dict[Run, int] = {}
+        self._finishes: dict[Run, tuple[Finish, asyncio.Future[Ended]]] = {}
+        self._put_off: set[UUID] = set()
+        self._work = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._task: asyncio.Task[None] | None = None
+        self._recorder: Recorder | None = None
+        self._connection: psycopg.AsyncConnection[tuple[object, ...]] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to write, in a task that only an error of ours ends. Connects when there is something to write."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="ledger")
+        return self._task
+
+    async def close(self, seconds: float | None = None) -> bool:
+        """Write what is left, for at most so many seconds (None: as long as it takes), and end.
+
+        Returns:
+            Whether everything was written.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+        written = self._empty.is_set()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._disconnect()
+        return written
+
+    def begin(self, start: Start) -> asyncio.Future[Started | NotStarted]:
+        """Record that an attempt begins. Only when the future is done may it begin."""
+        future: asyncio.Future[Started | NotStarted] = asyncio.get_running_loop().create_future()
+        if (earlier := self._starts.get(start.job)) is not None and not earlier[1].done():
+            earlier[1].set_result(NotStarted("stale"))  # the session was lost and the message came again
+        self._starts[start.job] = (start, future)
+        self._wake(urgent=True)
+        return future
+
+    def note(self, note: LogLine | Mark) -> None:
+        """Record a line of the log, or progress."""
+        if len(self._notes) >= NOTES_LIMIT:
+            self._left_out[note.run] = self._left_out.get(note.run, 0) + 1
+            return
+        if left_out := self._left_out.pop(note.run, 0):
+            text = f"… {left_out:,} lines left out: the database was away or too slow"
+            self._notes.append(LogLine(note.run, note.at, "warning", text))
+        if isinstance(note, Mark) and self._notes:
+            last = self._notes[-1]
+            if isinstance(last, Mark) and last.run == note.run:
+                self._notes[-1] = note
+                return
+        self._notes.append(note)
+        self._wake(urgent=False)
+
+    def finish(self, finish: Finish) -> asyncio.Future[Ended]:
+        """Record the end of an attempt, after all that was noted of it."""
+        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self._finishes[finish.run] = (finish, future)
+        self._wake(urgent=True)
+        return future
+
+    def _wake(self, *, urgent: bool) -> None:
+        self._empty.clear()
+        self._work.set()
+        if urgent:
+            self._urgent.set()
+
+    async def _serve(self) -> None:
+        written_at = float("-inf")
+        while True:
+            await self._work.wait()
+            left = written_at + NOTES_SECONDS - time.monotonic()
+            if left > 0:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(left):
+                        await self._urgent.wait()
+            await self._connect()
+            batch = self._take()
+            try:
+                await self._write(batch)
+            except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
+                log.warning(
+                    "the database is away: what is to be recorded waits (%s)", str(error).strip() or "no answer"
+                )
+                self._notes[:0] = batch.notes
+                await self._disconnect()
+                await asyncio.sleep(RECONNECT_SECONDS[0])  # a full disk answers at once, again and again
+                continue
+            except psycopg.DatabaseError:
+                log.exception("a batch cannot be recorded: its parts are tried one by one")
+                if not await self._write_apart(batch):
+                    continue
+            written_at = time.monotonic()
+            if not (self._starts or self._notes or self._finishes):
+                self._empty.set()
+
+    def _take(self) -> Batch:
+        self._work.clear()
+        self._urgent.clear()
+        notes, self._notes = self._notes[:BATCH_LIMIT], self._notes[BATCH_LIMIT:]
+        behind = {note.run for note in self._notes}
+        if self._notes:
+            self._work.set()
+            self._urgent.set()
+        return Batch(
+            [start for start, _ in self._starts.values()],
+            notes,
+            [finish for run, (finish, _) in self._finishes.items() if run not in behind],
+        )
+
+    async def _write(self, batch: Batch) -> None:
+        if not (batch.starts or batch.notes or batch.finishes):
+            return
+        assert self._recorder is not None
+        async with asyncio.timeout(WRITE_SECONDS):
+            written = await self._recorder.write(batch)
+        self._settle(batch, written)
+
+    def _settle(self, batch: Batch, written: Written) -> None:
+        for job, answer in written.starts.items():
+            _, begun = self._starts.pop(job)
+            if not begun.done():
+                begun.set_result(answer)
+        for run, (state, failures) in written.finishes.items():
+            _, ended = self._finishes.pop(run)
+            if not ended.done():
+                ended.set_result(Ended(state, failures))
+        for run, known in written.refused.items():
+            if run in self._finishes and any(finish.run == run for finish in batch.finishes):
+                _, ended = self._finishes.pop(run)
+                if not ended.done():
+                    ended.set_result(Ended(known, 0))
+        if written.put_off:
+            self._notes[:0] = [note for note in batch.notes if note.run.job in written.put_off]
+            self._work.set()  # tried again after the usual pause between batches of notes
+        if written.cancelled:
+            self._cancelled({run.job for run in written.cancelled})
+
+    async def _write_apart(self, batch: Batch) -> bool:
+        """Write each part of a batch alone, and give up what cannot be kept. False if the connection broke."""
+        parts = [Batch(starts=[start]) for start in batch.starts]
+        parts += [Batch(notes=[note]) for note in batch.notes]
+        parts += [Batch(finishes=[finish]) for finish in batch.finishes]
+        for number, part in enumerate(parts):
+            try:
+                await self._write(part)
+            except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError):
+                self._notes[:0] = [note for later in parts[number:] for note in later.notes]
+                self._wake(urgent=True)
+                await self._disconnect()
+                return False
+            except psycopg.DatabaseError as error:
+                await self._give_up(part, error)
+        return True
+
+    async def _give_up(self, part: Batch, error: psycopg.DatabaseError) -> None:
+        reason = error.diag.message_primary or str(error)
+        for start in part.starts:
+            log.error("job %s cannot be begun: %s", start.job, reason)
+            _, begun = self._starts.pop(start.job)
+            if not begun.done():
+                begun.set_exception(error)
+        for note in part.notes:
+            log.error("a note of job %s cannot be recorded: %s", note.run.job, reason)
+        for finish in part.finishes:
+            log.error("the end of job %s cannot be recorded: %s", finish.run.job, reason)
+            if finish.result is None and (finish.error is None or finish.error["code"] == UNRECORDABLE):
+                _, ended = self._finishes.pop(finish.run)
+                if not ended.done():
+                    ended.set_exception(error)
+                continue
+            told = {"code": UNRECORDABLE, "message": f"the outcome cannot be kept: {reason}", "traceback": ""}
+            failed = replace(finish, outcome="failed", result=None, error=told, again=False)
+            self._finishes[finish.run] = (failed, self._finishes[finish.run][1])
+            self._wake(urgent=True)
+
+    async def _connect(self) -> None:
+        pause, longest = RECONNECT_SECONDS
+        told = False
+        while self._connection is None:
+            try:
+                self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+            except psycopg.OperationalError as error:
+                if not told:
+                    log.warning("the database does not answer: %s", str(error).strip())
+                    told = True
+                await asyncio.sleep(pause)  # nothing tells when a database is back
+                pause = min(longest, pause * 2)
+            else:
+                self._recorder = Recorder(self._connection, self._host, self._pid)
+                if told:
+                    log.info("the database answers again")
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        self._work.set()
+        if connection is not None:
+            await connection.close()
