@@ -1,36 +1,126 @@
-"""The console's overview and its lists of queues, topics and workers."""
+"""The console's overview and its lists of queues, topics and processes."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
 
 from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 from django.views.decorators.http import require_safe
 
 from apps.broker import catalogue
+from apps.jobs.models import Attempt, Job
+
+#: The overview's latest jobs, and its longest queues.
+OVERVIEW_ROWS = 8
 
 
 @require_safe
 @login_required
 def overview(request: HttpRequest) -> HttpResponse:
-    """Everything at a glance."""
-    return render(request, "console/overview.html", {"queues": catalogue.queues(), "topics": catalogue.topics()})
+    """Everything at a glance; a request by htmx gets what changes."""
+    queues = catalogue.queues()
+    sessions = catalogue.sessions()
+    alive = [session for session in sessions if session.alive]
+    hour_ago = timezone.now() - timedelta(hours=1)
+    newest = Job.objects.select_related("progress").defer("arguments", "result", "error")
+    context = {
+        "stats": {
+            "running": count(state=Job.State.RUNNING),
+            "ready": count(state=Job.State.READY),
+            "waiting": count(state=Job.State.WAITING),
+            "succeeded": count(state=Job.State.SUCCEEDED, created_at__gte=hour_ago),
+            "failed": count(state=Job.State.FAILED, created_at__gte=hour_ago),
+        },
+        "messages_ready": sum(queue.ready for queue in queues),
+        "messages_in_flight": sum(queue.in_flight for queue in queues),
+        "running": newest.filter(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
+        "latest": newest.exclude(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
+        "queues": sorted(queues, key=lambda queue: (-queue.ready - queue.in_flight, queue.namespace, queue.name))[
+            :OVERVIEW_ROWS
+        ],
+        "queues_more": max(0, len(queues) - OVERVIEW_ROWS),
+        "topics": catalogue.topics(),
+        "sessions": alive,
+        "missing": [kind for kind in ("gateway", "worker") if not any(session.kind == kind for session in alive)],
+    }
+    return page(request, "overview", context)
 
 
 @require_safe
 @login_required
 def queues(request: HttpRequest) -> HttpResponse:
     """The queues of all namespaces."""
-    return render(request, "console/queues.html", {"queues": catalogue.queues()})
+    return page(request, "queues", {"queues": catalogue.queues()})
 
 
 @require_safe
 @login_required
 def topics(request: HttpRequest) -> HttpResponse:
     """The topics of all namespaces."""
-    return render(request, "console/topics.html", {"topics": catalogue.topics()})
+    return page(request, "topics", {"topics": catalogue.topics()})
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A session as the page of workers shows it, with the jobs that it works on."""
+
+    session: catalogue.SessionInfo
+    jobs: list[Job]
+    slots: int | None
+    queues: list[str]
+    draining: bool
+    details: dict[str, Any]
 
 
 @require_safe
 @login_required
 def workers(request: HttpRequest) -> HttpResponse:
-    """The processes that hold messages: gateways, workers, web."""
-    return render(request, "console/workers.html", {"sessions": catalogue.sessions()})
+    """The processes of this installation: workers, gateways, web."""
+    sessions = catalogue.sessions()
+    busy = Job.objects.filter(state=Job.State.RUNNING, worker__in=[session.id for session in sessions])
+    jobs: dict[int | None, list[Job]] = {}
+    for job in busy.select_related("progress").defer("arguments", "result", "error")[: catalogue.COUNT_LIMIT]:
+        jobs.setdefault(job.worker, []).append(job)
+    processes = [_process(session, jobs.get(session.id, [])) for session in sessions]
+    context = {
+        "workers": [process for process in processes if process.session.kind == "worker"],
+        "others": [process for process in processes if process.session.kind != "worker"],
+        "attempts": _lately_interrupted(timezone.now() - timedelta(days=1)),
+    }
+    return page(request, "workers", context)
+
+
+def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
+    details = dict(session.details)
+    slots = details.pop("slots", None)
+    queues = details.pop("queues", [])
+    return Process(
+        session=session,
+        jobs=jobs,
+        slots=slots if isinstance(slots, int) else None,
+        queues=[str(name) for name in queues] if isinstance(queues, list) else [],
+        draining=bool(details.pop("draining", False)),
+        details=details,
+    )
+
+
+def _lately_interrupted(since: datetime) -> list[Attempt]:
+    newest = Attempt.objects.filter(job__created_at__gte=since, outcome=Attempt.Outcome.INTERRUPTED)
+    return list(newest.select_related("job").order_by("-id")[:OVERVIEW_ROWS])
+
+
+def count(**condition: Any) -> int:
+    """How many jobs; stops at the catalogue's limit, so that it costs the same with ten million of them."""
+    return Job.objects.filter(**condition).order_by()[: catalogue.COUNT_LIMIT].count()
+
+
+def page(request: HttpRequest, name: str, context: dict[str, Any]) -> HttpResponse:
+    """`console/<name>.html`, or `console/_<name>.html`, its part that changes, when htmx asks."""
+    partial = bool(request.headers.get("HX-Request"))
+    response = render(request, f"console/{'_' if partial else ''}{name}.html", context)
+    response["Vary"] = "HX-Request"
+    response["Cache-Control"] = "no-store"
+    return response

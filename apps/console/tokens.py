@@ -1,4 +1,7 @@
-"""Short-lived signed tokens that open one event stream: `/events/job/<token>`, `/events/topic/<token>`.
+"""Short-lived signed tokens that open one event stream: `/events/<kind>/<token>`.
+
+`job` is everything of a job; `status` is its state and progress only, for the person who waits; `topic` is what is
+published on a topic.
 
 A normal view, which knows who asks, makes the token; the event stream itself needs no session and no database to
 check it. A token says what may be listened to, not who listens.
@@ -10,7 +13,7 @@ from django.core import signing
 
 from msgweb.errors import AccessRefused
 
-Kind = Literal["job", "topic"]
+Kind = Literal["job", "status", "topic"]
 
 SALT = "msgweb.console.events"
 #: Seconds. A page that was open longer asks for a new token by reloading itself.
@@ -18,7 +21,7 @@ LIFETIME = 12 * 3600
 
 
 class Grant(NamedTuple):
-    """What a token opens: a job (`value` is its id), or a topic (`value` is its name) of a namespace."""
+    """What a token opens: a job (`value` is its id), or a topic of a namespace (`value` is its name)."""
 
     kind: Kind
     value: str
@@ -36,7 +39,7 @@ def stream_token(kind: Kind, value: str, namespace: str = "") -> str:
     """A token for one stream.
 
     Args:
-        kind: `job` or `topic`.
+        kind: `job`, `status` or `topic`.
         value: the job's id, or the topic's name without `/topic/`.
         namespace: the topic's namespace; not needed for a job.
 

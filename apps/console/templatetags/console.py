@@ -3,6 +3,7 @@
 import json
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from django import template
 from django.utils import timezone
@@ -47,6 +48,33 @@ def age(span: float) -> str:
 def ago(moment: datetime | None) -> str:
     """`12 s ago`."""
     return "" if moment is None else f"{age((timezone.now() - moment).total_seconds())} ago"
+
+
+@register.filter
+def since(moment: datetime) -> str:
+    """How long ago, without the word `ago`."""
+    return age((timezone.now() - moment).total_seconds())
+
+
+@register.filter
+def duration(run: Any) -> timedelta | None:
+    """How long a job or an attempt took, or has taken until now; None when it has not begun."""
+    if run.started_at is None:
+        return None
+    ended: datetime | None = run.finished_at if hasattr(run, "finished_at") else run.ended_at
+    return (ended or timezone.now()) - run.started_at
+
+
+@register.filter
+def grouped(number: int) -> str:
+    """`12,345`."""
+    return f"{number:,}"
+
+
+@register.filter
+def short_id(job_id: UUID) -> str:
+    """The first eight digits of a job's id: enough for people to tell jobs apart."""
+    return str(job_id)[:8]
 
 
 @register.filter
