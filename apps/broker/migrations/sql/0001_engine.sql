@@ -102,24 +102,24 @@ END $$;
 CREATE FUNCTION msgweb.destination_id(of_namespace text, of_kind text, of_name text) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
-    found integer;
+    known integer;
 BEGIN
-    SELECT id INTO found FROM msgweb.destination
+    SELECT id INTO known FROM msgweb.destination
     WHERE namespace = of_namespace AND kind = of_kind AND name = of_name;
-    IF found IS NOT NULL OR (of_kind = 'queue' AND of_name LIKE 'reply.%') THEN
-        RETURN found;
+    IF known IS NOT NULL OR (of_kind = 'queue' AND of_name LIKE 'reply.%') THEN
+        RETURN known;
     END IF;
     PERFORM 1 FROM accounts_namespace WHERE name = of_namespace FOR KEY SHARE;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'there is no namespace %', of_namespace USING ERRCODE = 'MW404';
     END IF;
     INSERT INTO msgweb.destination (namespace, kind, name) VALUES (of_namespace, of_kind, of_name)
-    ON CONFLICT (namespace, kind, name) DO NOTHING RETURNING id INTO found;
-    IF found IS NULL THEN
-        SELECT id INTO found FROM msgweb.destination
+    ON CONFLICT (namespace, kind, name) DO NOTHING RETURNING id INTO known;
+    IF known IS NULL THEN
+        SELECT id INTO known FROM msgweb.destination
         WHERE namespace = of_namespace AND kind = of_kind AND name = of_name;
     END IF;
-    RETURN found;
+    RETURN known;
 END $$;
 
 -- A header's name or value as STOMP 1.2 escapes it.
