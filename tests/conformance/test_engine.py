@@ -326,6 +326,7 @@ def test_a_session_that_others_buried_is_fenced_and_succeeded(play, conninfo):
         subscription = engine.subscribe(queue, first, credit=1)
         await send(engine, queue, b"a", b"b")
         await first.count(1)
+        engine.set_credit(subscription, 0)
         before = engine.session
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
             await connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int])", [before])
