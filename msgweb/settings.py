@@ -5,7 +5,7 @@ MSGWEB_HOME            data and secrets, default .msgweb in the repository's roo
 MSGWEB_HTTP            host:port of the web process, default 127.0.0.1:8000
 MSGWEB_STOMP           host:port of the STOMP gateway, default 127.0.0.1:61613
 MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB_HOME
-MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, default localhost and loopback
+MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides localhost and loopback
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
@@ -22,11 +22,9 @@ BASE_DIR = REPOSITORY
 MSGWEB_HOME = home()
 DEBUG = os.environ.get("MSGWEB_DEBUG") == "1"
 SECRET_KEY = secret_key(MSGWEB_HOME)
-ALLOWED_HOSTS = [name for name in os.environ.get("MSGWEB_ALLOWED_HOSTS", "").split(",") if name] or [
-    "localhost",
-    "127.0.0.1",
-    "[::1]",
-    http_listen().host,
+ALLOWED_HOSTS = [
+    *[name for name in os.environ.get("MSGWEB_ALLOWED_HOSTS", "").split(",") if name],
+    *("localhost", "127.0.0.1", "[::1]", http_listen().host),  # health checks come from here
 ]
 MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
 MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
@@ -95,6 +93,8 @@ AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.Mi
 LOGIN_URL = "console:login"
 LOGIN_REDIRECT_URL = "console:overview"
 LOGOUT_REDIRECT_URL = "console:login"
+
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = MSGWEB_PUBLIC_URL.startswith("https://")
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

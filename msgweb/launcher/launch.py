@@ -170,7 +170,7 @@ class Installation:
         (self.run / "log" / "prepare.log").write_text(ended.stdout)
         if ended.returncode:
             log = self.log("prepare")
-            raise CannotStart(f"The database could not be prepared: {_last_line(log)}; see {log}.")
+            raise CannotStart(f"The database could not be prepared: {_reason(log)}; see {log}.")
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
@@ -353,6 +353,12 @@ def _is_postgres(pid: int) -> bool:
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
     return lines[-1] if lines else "no reason given"
+
+
+def _reason(log: Path) -> str:
+    """The line of a traceback that names the error; what a database adds below it says less."""
+    found = re.findall(r"^[\w.]+(?:Error|Exception|\w+Failed): (.+)$", log.read_text(errors="replace"), re.MULTILINE)
+    return str(found[-1]).rstrip(".") if found else _last_line(log)
 
 
 def _said_by_us(log: Path) -> str | None:
