@@ -68,6 +68,7 @@ class SlotProcess(asyncio.Protocol):
         self._job: asyncio.Future[wire.Ended] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
+        self._output: _Output
         self.idle = False
         self.ever_idle = False
         self.jobs = 0
@@ -114,12 +115,13 @@ class SlotProcess(asyncio.Protocol):
             os.close(child_output)
         await loop.connect_accepted_socket(lambda: self, ours)
         reader = os.fdopen(output, "rb", 0)
-        await loop.connect_read_pipe(lambda: _Output(self._printed), reader)
+        self._output = _Output(output, self._printed)
+        await loop.connect_read_pipe(lambda: self._output, reader)
         self._watcher = loop.create_task(self._watch(), name=f"slot {self.pid}")
 
     def run(self, job: wire.RunJob) -> asyncio.Future[wire.Ended]:
         """Give it a job. The future fails with `SlotDied` if the process ends first."""
-        assert self.idle
+        assert self._job is None
         assert self._transport is not None
         self.idle = False
         self._job = asyncio.get_running_loop().create_future()
@@ -165,6 +167,7 @@ class SlotProcess(asyncio.Protocol):
             if isinstance(message, wire.Progress | wire.Log):
                 self._owner.slot_said(self, message)
             elif isinstance(message, wire.Ended):
+                self._output.drain()
                 job, self._job = self._job, None
                 if job is not None and not job.done():
                     job.set_result(message)
@@ -190,6 +193,7 @@ class SlotProcess(asyncio.Protocol):
         if self._farewell is not None:
             self._farewell.cancel()
         self.idle = False
+        self._output.drain()
         job, self._job = self._job, None
         if job is not None and not job.done():
             job.set_exception(SlotDied(status))
@@ -202,9 +206,20 @@ class SlotProcess(asyncio.Protocol):
 class _Output(asyncio.Protocol):
     """Cuts raw output into lines."""
 
-    def __init__(self, printed: Callable[[str], None]) -> None:
+    def __init__(self, descriptor: int, printed: Callable[[str], None]) -> None:
+        self._descriptor = descriptor
         self._printed = printed
         self._partial = b""
+        self._open = True
+
+    def drain(self) -> None:
+        """Take what is in the pipe now: the job that said it has just ended."""
+        try:
+            while self._open and (data := os.read(self._descriptor, 65536)):
+                self.data_received(data)
+        except BlockingIOError:
+            pass
+        self._end_line()
 
     def data_received(self, data: bytes) -> None:
         *lines, self._partial = (self._partial + data).split(b"\n")
@@ -215,6 +230,10 @@ class _Output(asyncio.Protocol):
             self._printed(line.decode(errors="replace").rstrip("\r"))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._open = False
+        self._end_line()
+
+    def _end_line(self) -> None:
         if self._partial:
             self._printed(self._partial.decode(errors="replace"))
             self._partial = b""
