@@ -97,7 +97,7 @@ def sessions() -> list[SessionInfo]:
         FROM msgweb.session ORDER BY kind, id
         """
     )
-    return [SessionInfo(*row[:-1], details=json.loads(row[-1])) for row in rows]  # Django leaves jsonb as text
+    return [SessionInfo(*row[:7], json.loads(row[7])) for row in rows]  # Django leaves jsonb as text
 
 
 def sessions_alive(kind: str) -> int:
@@ -117,4 +117,4 @@ def sessions_alive(kind: str) -> int:
 def _rows(sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(sql, {"limit": COUNT_LIMIT, **parameters})
-        return cursor.fetchall()
+        return list(cursor.fetchall())

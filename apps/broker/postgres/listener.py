@@ -63,8 +63,12 @@ class Listener:
         connection = await psycopg.AsyncConnection.connect(
             self._conninfo, autocommit=True, application_name="msgweb listener"
         )
-        for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
-            await connection.execute(f"LISTEN {channel}")
+        try:
+            for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
+                await connection.execute(f"LISTEN {channel}")
+        except BaseException:
+            await connection.close()
+            raise
         return connection
 
     async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:

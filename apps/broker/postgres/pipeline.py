@@ -67,7 +67,11 @@ class Pipeline:
             ConnectionLost: it broke meanwhile.
         """
         connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True, application_name="msgweb writer")
-        await connection.execute(PLANNING)
+        try:
+            await connection.execute(PLANNING)
+        except BaseException:
+            await connection.close()
+            raise
         pipeline = cls(connection)
         prepared: asyncio.Future[None] = pipeline._loop.create_future()
 

@@ -144,6 +144,8 @@ class SessionKeeper:
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed or self._connection.broken:
+            if self._connection is not None:
+                await self._connection.close()
             self._lockless.clear()  # others may be reconnecting just as we are: their grace begins now
             self._connection = await psycopg.AsyncConnection.connect(
                 self._conninfo, autocommit=True, application_name=f"msgweb {self._kind} session"

@@ -448,7 +448,12 @@ class Writer:
             ("batch_committed", (session, number)),
             ("held_ids", (session,)),
         ]
-        pipeline.run(steps, lambda outcome: answered.done() or answered.set_result(outcome))
+
+        def finished(outcome: Outcome) -> None:
+            if not answered.done():
+                answered.set_result(outcome)
+
+        pipeline.run(steps, finished)
         outcome = await answered
         if not isinstance(outcome, list):
             raise outcome
