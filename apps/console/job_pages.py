@@ -222,7 +222,7 @@ def status(request: HttpRequest, token: str) -> HttpResponse:
     context = _status_context(job_id)
     if request.headers.get("HX-Request"):
         return render(request, "console/_status_outcome.html", context)
-    response = render(request, "console/status.html", {**context, "details_url": request.path})
+    response = render(request, "console/status.html", {**context, "details_url": request.path, "bare": True})
     response["Referrer-Policy"] = "no-referrer"  # the path is a key
     return response
 
