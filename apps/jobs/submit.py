@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 
 from apps.broker import outbox
 from apps.jobs import registry, replies
-from apps.jobs.ending import note
+from apps.jobs.ending import locked, note
 from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
 from apps.jobs.models import Event, Job
@@ -42,7 +42,8 @@ def submit(
         priority: 0 to 9, higher first.
 
     Returns:
-        The new job, or the one that was asked for before with this `job_id`.
+        The new job, or the one that was asked for before with this `job_id`. Its reply then goes to the new `reply_to`,
+        at once if it has ended: an asker that lost its connection, and its reply queue with it, asks again.
 
     Raises:
         UnknownTask: no task has that name.
@@ -80,7 +81,7 @@ def submit(
         existing = Job.objects.filter(id=job.id).first()
         if existing is None:
             raise
-        return _same(existing, job)
+        return _asked_again(existing, job)
     return job
 
 
@@ -94,6 +95,15 @@ def _announce(job: Job) -> None:
         content_type=replies.JSON_TYPE,
         priority=job.priority,
     )
+    _accepted(job)
+
+
+def _accepted(job: Job) -> None:
+    _accept(job)
+
+
+def _accept(job: Job) -> None:
+    """Tell the asker, if it wants to know, that the job is there."""
     if job.reply_to and job.wants_progress:
         outbox.send(
             job.namespace,
@@ -104,9 +114,21 @@ def _announce(job: Job) -> None:
         )
 
 
-def _same(existing: Job, asked: Job) -> Job:
+def _asked_again(existing: Job, asked: Job) -> Job:
+    """The job that was asked for before. An asker with a new reply queue, after it lost its connection, gets the reply
+    there; at once, if the job has ended."""
     same = existing.namespace == asked.namespace and existing.task == asked.task
     # Compared as JSON: a tuple was kept as a list.
     if not same or existing.arguments != json.loads(registry.to_json(asked.arguments)):
         raise JobExists(f"job {asked.id} exists already and was asked for with another task or other arguments")
-    return existing
+    if not asked.reply_to or asked.reply_to == existing.reply_to:
+        return existing
+    with transaction.atomic():
+        job = locked(asked.id)
+        job.reply_to, job.correlation_id = asked.reply_to, asked.correlation_id
+        job.wants_progress = asked.wants_progress
+        job.save(update_fields=["reply_to", "correlation_id", "wants_progress"])
+        _accept(job)
+        if job.is_final:
+            send_reply(job)
+    return job
