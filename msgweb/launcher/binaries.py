@@ -17,6 +17,7 @@ from msgweb.launcher.account import Account
 from msgweb.launcher.errors import CannotStart
 
 OLDEST_MAJOR = 15
+PROGRAMS = ("postgres", "initdb")
 SYSTEM_FOLDERS = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
     "/usr/pgsql-*/bin",  # Red Hat, from postgresql.org
@@ -62,7 +63,7 @@ def _system_folders() -> Iterator[Path]:
 
 def _inspect(folder: Path) -> Binaries | None:
     """None where the binaries are missing, incomplete, too old, or not for this machine (musl, another processor)."""
-    if not ((folder / "postgres").is_file() and (folder / "initdb").is_file()):
+    if not all((folder / program).is_file() for program in PROGRAMS):
         return None
     try:
         asked = subprocess.run([str(folder / "postgres"), "--version"], capture_output=True, text=True, check=False)
@@ -121,25 +122,35 @@ def readable(binaries: Binaries, account: Account, store: Path) -> Binaries:
     Raises:
         CannotStart: they cannot be copied.
     """
-    if account.can_run([binaries.path("postgres"), "--version"]):
+    if _runs(binaries, account):
         return binaries
+    installation = binaries.folder.resolve().parent
+    package = installation.parent
     target = store / f"postgresql-{binaries.version}"
-    copied = Binaries(target / "bin", binaries.major, binaries.version)
+    copied = Binaries(target / package.name / installation.name / "bin", binaries.major, binaries.version)
     if not target.is_dir():
         draft = store / f"{target.name}.{os.getpid()}"
-        root = binaries.folder.parent
         try:
+            inner = draft / package.name / installation.name
+            (inner / "bin").mkdir(parents=True, mode=0o755)
+            for program in PROGRAMS:
+                shutil.copy2(binaries.path(program), inner / "bin" / program)
             for part in ("lib", "share"):
-                shutil.copytree(root / part, draft / part, symlinks=True)
-            (draft / "bin").mkdir()
-            for program in ("postgres", "initdb"):
-                shutil.copy2(binaries.path(program), draft / "bin" / program)
-            for folder in (draft, draft / "bin"):
+                shutil.copytree(installation / part, inner / part, symlinks=True)
+            # The wheel's programs find their libraries by a path relative to their own.
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.is_dir():
+                shutil.copytree(libraries, draft / libraries.name)
+            for folder in (draft, *(each for each in draft.rglob("*") if each.is_dir())):
                 folder.chmod(0o755)
             draft.rename(target)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise CannotStart(f"PostgreSQL could not be copied to {target}: {error.strerror}.") from error
-    if not account.can_run([copied.path("postgres"), "--version"]):
+    if not _runs(copied, account):
         raise CannotStart(f"The account {account.name} cannot run {copied.path('postgres')}; set DATABASE_URL instead.")
     return copied
+
+
+def _runs(binaries: Binaries, account: Account) -> bool:
+    return all(account.can_run([binaries.path(program), "--version"]) for program in PROGRAMS)
