@@ -130,10 +130,6 @@ class ServerConnection:
         """The shell gave a transaction up: the name is free again."""
         self._transactions.discard(transaction)
 
-    def forget_heads(self) -> None:
-        """What the shell remembered in `SendHead.plan` is no longer true."""
-        self._parser.forget_heads()
-
     def _event(self, frame: Frame) -> Event:
         command, headers, receipt = frame
         match command:

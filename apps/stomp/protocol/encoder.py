@@ -30,12 +30,15 @@ def error(
     receipt_id: bytes | None = None,
     extra: Sequence[tuple[str, str]] = (),
 ) -> bytes:
-    """ERROR. `message` is the header, and, with a full stop, the body."""
+    """ERROR. `message` is the header, and, with a full stop, the body.
+
+    The code stands in the body too: PECL stomp shows its users the message and the body, and no other header.
+    """
     lines = [b"ERROR", b"message:" + escape(message, version), b"code:" + code.encode()]
     if receipt_id is not None:
         lines.append(b"receipt-id:" + receipt_id)
     lines += [escape(name, version) + b":" + escape(value, version) for name, value in extra]
-    body = message.encode() + b".\n"
+    body = message.encode() + b".\ncode: " + code.encode() + b"\n"
     lines += [b"content-type:text/plain", b"content-length:%d" % len(body), b"", body]
     return b"\n".join(lines) + b"\0\n"
 

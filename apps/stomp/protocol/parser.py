@@ -146,10 +146,6 @@ class Parser:
         self._pending = bytearray()
         self._heads = {}
 
-    def forget_heads(self) -> None:
-        """Take every head apart anew: what the shell remembered in `SendHead.plan` is no longer true."""
-        self._heads = {}
-
     def _rest(self, data: bytes, wanted: int = 0, scanned: int = 0, *, body_open: bool = False) -> None:
         self._pending = bytearray(data)
         self._wanted = wanted

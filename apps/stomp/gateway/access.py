@@ -1,0 +1,70 @@
+"""Log-in by access key, with a short memory: a PHP page connects on each request."""
+
+import asyncio
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+from django.db import Error, close_old_connections
+
+from apps.accounts.models import AccessKey, Namespace
+from apps.stomp.gateway.ports import Principal
+from msgweb.errors import AccessRefused, Unavailable
+
+MEMORY_SECONDS = 5.0  # a revoked key opens no new connection after this long
+MEMORY_ENTRIES = 10_000
+THREADS = 4
+
+
+class KeyAuthenticator:
+    """An `Authenticator` over `AccessKey`. Belongs to one event loop; the database is asked in threads.
+
+    Many connections that log in alike at the same time ask once. Refusals are not remembered.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="log-in")
+        self._known: dict[bytes, tuple[float, Principal]] = {}
+        self._asking: dict[bytes, asyncio.Future[Principal]] = {}
+
+    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+        """See `ports.Authenticator`."""
+        # A digest, so that no passcode stays in memory.
+        key = hashlib.sha256("\0".join((login, passcode, host or "")).encode()).digest()
+        known = self._known.get(key)
+        now = self._loop.time()
+        if known is not None and known[0] > now:
+            return known[1]
+        asking = self._asking.get(key)
+        if asking is None:
+            asking = self._loop.run_in_executor(self._threads, _look_up, login, passcode, host)
+            self._asking[key] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        principal = await asyncio.shield(asking)  # one asker that goes away does not take the others along
+        if len(self._known) >= MEMORY_ENTRIES:
+            self._known.clear()
+        self._known[key] = (now + MEMORY_SECONDS, principal)
+        return principal
+
+    def close(self) -> None:
+        """End the threads, and their database connections with them."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_up(login: str, passcode: str, host: str | None) -> Principal:
+    if "\0" in login:
+        raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
+    close_old_connections()
+    try:
+        key = AccessKey.authenticate(login, passcode)
+        namespace = key.default_namespace.name
+        if host and host != namespace:
+            if host in key.may_enter():
+                namespace = host
+            elif "\0" not in host and Namespace.objects.filter(name=host).exists():
+                raise AccessRefused(f"this key does not open the namespace {host!r}")
+    except Error as error:
+        raise Unavailable("the database is away; try again") from error
+    finally:
+        close_old_connections()
+    return Principal(key.login, namespace)

@@ -1,0 +1,113 @@
+"""Destinations as clients write them."""
+
+import re
+from typing import NamedTuple
+
+from apps.broker.engine import Address, parse_address
+from apps.stomp.gateway.errors import NotSupported
+from msgweb.errors import BadDestination
+
+REPLY_PREFIX = "reply."  # a queue of this name in the broker is `/reply-queue/...` on the wire
+_COMPOSITE = re.compile(r",\s*/(?:queue|topic)/")
+_VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.VirtualTopic\.")
+_WILDCARDS = frozenset({"*", "#", ">"})
+_ESCAPED = re.compile(r"%(2F|25)", re.IGNORECASE)
+
+
+class Temporary(NamedTuple):
+    """`/temp-queue/x`: a reply queue of this connection."""
+
+    name: str
+
+
+class Task(NamedTuple):
+    """`/task/x`: a job of that task."""
+
+    name: str
+
+
+class Job(NamedTuple):
+    """`/job/x`: what a foreign worker says about a job."""
+
+    id: str
+
+
+Target = Address | Temporary | Task | Job
+
+
+def parse_destination(namespace: str, text: str) -> Target:
+    """What a destination means in a namespace.
+
+    `/queue/x`, a bare `x`, `/amq/queue/x`: a queue. `/topic/x`, `/exchange/amq.topic/x`: a topic. `/reply-queue/x`:
+    somebody's reply queue. Slashes inside a name are legal; `%2F` and `%25` are decoded, as RabbitMQ does.
+
+    Raises:
+        BadDestination: there can be no such destination.
+        NotSupported: other brokers have such destinations.
+    """
+    if _COMPOSITE.search(text):
+        raise NotSupported("composite destinations are not supported")
+    prefix, name = text, ""
+    if text.startswith("/"):
+        kind, slash, name = text[1:].partition("/")
+        prefix = f"/{kind}{slash}"
+    if "%" in name:
+        name = _ESCAPED.sub(lambda match: "/" if match[1].upper() == "2F" else "%", name)
+    match prefix:
+        case "/queue/" | "/topic/":
+            return _user_address(namespace, prefix + name)
+        case "/amq/":
+            if not name.startswith("queue/"):
+                raise BadDestination(f"{text!r} is no destination")
+            return _user_address(namespace, "/" + name)
+        case "/exchange/":
+            exchange, _, key = name.partition("/")
+            if exchange != "amq.topic":
+                raise NotSupported(f"the exchange {exchange!r} is not supported; use /queue/ or /topic/")
+            return parse_address(namespace, f"/topic/{key}")
+        case "/reply-queue/":
+            return parse_address(namespace, f"/queue/{REPLY_PREFIX}{_named(name, text)}")
+        case "/temp-queue/":
+            return Temporary(_named(name, text))
+        case "/temp-topic/":
+            raise NotSupported("temporary topics are not supported")
+        case "/task/":
+            return Task(_named(name, text))
+        case "/job/":
+            return Job(_named(name, text))
+        case _:
+            return _user_address(namespace, text)
+
+
+def check_subscribable(address: Address, capabilities: frozenset[str]) -> None:
+    """What can be sent to and not be received from.
+
+    Raises:
+        NotSupported: a topic pattern, or a virtual topic's queue.
+    """
+    if address.kind == "topic":
+        if not _WILDCARDS.isdisjoint(address.name.split(".")) and "topic-wildcards" not in capabilities:
+            raise NotSupported("topic patterns (*, #, >) are not supported")
+    elif _VIRTUAL_TOPIC_CONSUMER.match(address.name):
+        raise NotSupported("queues of virtual topics are not supported")
+
+
+def written(address: Address) -> str:
+    """How an address is written on the wire."""
+    if address.kind == "queue" and address.name.startswith(REPLY_PREFIX):
+        return f"/reply-queue/{address.name[len(REPLY_PREFIX) :]}"
+    return str(address)
+
+
+def _user_address(namespace: str, text: str) -> Address:
+    address = parse_address(namespace, text)
+    if address.kind == "queue" and address.name.startswith(REPLY_PREFIX):
+        # The broker drops what is sent to a reply queue that has ended; nobody's own queue may share that fate.
+        raise BadDestination(f"queues named {REPLY_PREFIX}* are reply queues; write /reply-queue/...")
+    return address
+
+
+def _named(name: str, text: str) -> str:
+    if not name:
+        raise BadDestination(f"{text!r} is no destination: the name is missing")
+    return name

@@ -1,0 +1,98 @@
+"""Headers that ask for what the broker cannot do yet: refused by name, never ignored in silence.
+
+Each with the values that ask for nothing.
+"""
+
+from collections.abc import Mapping
+
+from apps.stomp.gateway.errors import BadHeader, NotSupported
+from msgweb.errors import BadMessage
+
+_NOTHING: frozenset[str] = frozenset()
+_FALSE = frozenset({"false"})
+_ZERO = frozenset({"0"})
+
+_QUEUE_SETTINGS: dict[str, frozenset[str]] = {
+    "x-message-ttl": _NOTHING,
+    "x-expires": _NOTHING,
+    "x-max-length": _NOTHING,
+    "x-max-length-bytes": _NOTHING,
+    "x-dead-letter-exchange": _NOTHING,
+    "x-dead-letter-routing-key": _NOTHING,
+    "x-max-priority": frozenset(str(priority) for priority in range(11)),
+}
+SEND: dict[str, frozenset[str]] = {
+    **_QUEUE_SETTINGS,
+    "expires": _ZERO,
+    "expiration": _NOTHING,
+    "AMQ_SCHEDULED_DELAY": _ZERO,
+    "AMQ_SCHEDULED_PERIOD": _ZERO,
+    "AMQ_SCHEDULED_REPEAT": _ZERO,
+    "AMQ_SCHEDULED_CRON": _NOTHING,
+    "x-delay": _ZERO,
+    "JMSXGroupID": _NOTHING,
+    "JMSXGroupSeq": _NOTHING,
+    "x-deduplication-id": _NOTHING,
+    "_AMQ_DUPL_ID": _NOTHING,
+}
+SUBSCRIBE: dict[str, frozenset[str]] = {
+    **_QUEUE_SETTINGS,
+    "selector": frozenset({""}),
+    "browser": _FALSE,
+    "browser-end": _FALSE,
+    "exclusive": _FALSE,
+    "activemq.exclusive": _FALSE,
+    "x-priority": _ZERO,
+    "activemq.priority": _ZERO,
+    "activemq.subscriptionName": _NOTHING,
+    "durable-subscription-name": _NOTHING,
+    "activemq.retroactive": _FALSE,
+    "activemq.noLocal": _FALSE,
+    "no-local": _FALSE,
+}
+SUBSCRIBE_QUEUE: dict[str, frozenset[str]] = {"auto-delete": _FALSE}
+SUBSCRIBE_TOPIC: dict[str, frozenset[str]] = {"durable": _FALSE, "persistent": _FALSE}
+NACK: dict[str, frozenset[str]] = {"requeue": frozenset({"true"}), "x-delay": _ZERO}
+
+_SEND_RAW = frozenset(name.encode() for name in SEND)
+
+
+def check(headers: Mapping[str, str], refused: Mapping[str, frozenset[str]]) -> None:
+    """Raises NotSupported for the first header that asks for what there is not."""
+    for name in refused.keys() & headers.keys():
+        if headers[name] not in refused[name]:
+            raise NotSupported(f"the header {name} is not supported")
+
+
+def check_send(fields: Mapping[bytes, bytes]) -> None:
+    """The same for the raw headers of a SEND."""
+    if not _SEND_RAW.isdisjoint(fields):
+        check({name.decode(): fields[name].decode() for name in _SEND_RAW & fields.keys()}, SEND)
+
+
+def priority_of(fields: Mapping[bytes, bytes], default: int) -> int:
+    """The `priority` header.
+
+    Raises:
+        BadMessage: it is not 0 to 9.
+    """
+    value = fields.get(b"priority")
+    if value is None:
+        return default
+    if len(value) != 1 or not value.isdigit():
+        raise BadMessage(f"priority must be 0 to 9, not {value[:20].decode()!r}")
+    return int(value)
+
+
+def prefetch_of(headers: Mapping[str, str], default: int, limit: int) -> int:
+    """`prefetch-count` (RabbitMQ) or `activemq.prefetchSize`. 0 means "no limit" to some clients: the limit here.
+
+    Raises:
+        BadHeader: not a number.
+    """
+    value = headers.get("prefetch-count", headers.get("activemq.prefetchSize"))
+    if value is None:
+        return default
+    if not (value.isascii() and value.isdigit()):
+        raise BadHeader(f"prefetch-count must be a number, not {value[:20]!r}")
+    return min(int(value[:9]), limit) or limit

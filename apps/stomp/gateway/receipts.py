@@ -1,0 +1,82 @@
+"""Receipts in the order of the frames that asked for them, whatever order their effects happen in.
+
+stomp-php waits for one receipt at a time and throws at a different id.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from apps.stomp.protocol import encoder
+from msgweb.errors import MsgwebError
+
+Refuse = Callable[[MsgwebError, bytes | None], None]
+
+
+class Effect:
+    """The effect of one frame, under way. It is what the engine calls back: an `apps.broker.engine.Done`.
+
+    Attributes:
+        receipt: as the client named it; None once it must not be confirmed.
+    """
+
+    __slots__ = ("_receipts", "finished", "receipt", "then")
+
+    def __init__(self, receipts: "Receipts", receipt: bytes | None, then: Callable[[], None] | None = None) -> None:
+        self._receipts = receipts
+        self.receipt = receipt
+        self.then = then
+        self.finished = False
+
+    def __call__(self, error: MsgwebError | None) -> None:
+        receipts = self._receipts
+        if error is not None:
+            receipt, self.receipt = self.receipt, None
+            receipts.refuse(error, receipt)
+        self.finished = True
+        if receipts.waiting and receipts.waiting[0] is self:
+            receipts.settle()
+
+
+class Receipts:
+    """The receipts that a connection owes.
+
+    Args:
+        write: takes a RECEIPT frame.
+        refuse: called when an effect failed, with the receipt that will not come.
+
+    Attributes:
+        waiting: effects in the order of their frames.
+    """
+
+    __slots__ = ("_write", "refuse", "waiting")
+
+    def __init__(self, write: Callable[[bytes], None], refuse: Refuse) -> None:
+        self.waiting: deque[Effect] = deque()
+        self._write = write
+        self.refuse = refuse
+
+    def expect(self, receipt: bytes) -> Effect:
+        """A frame whose effect is yet to come."""
+        effect = Effect(self, receipt)
+        self.waiting.append(effect)
+        return effect
+
+    def settled(self, receipt: bytes | None, then: Callable[[], None] | None = None) -> None:
+        """A frame that has had its effect already; `then` is called once its turn has come."""
+        if receipt is None and then is None:
+            return
+        effect = Effect(self, receipt, then)
+        effect.finished = True
+        self.waiting.append(effect)
+        if len(self.waiting) == 1:
+            self.settle()
+
+    def settle(self) -> None:
+        """Confirm whatever is at the head of the line and finished."""
+        waiting = self.waiting
+        while waiting and waiting[0].finished:
+            effect = waiting.popleft()
+            if effect.receipt is not None:
+                self._write(encoder.receipt(effect.receipt))
+            if effect.then is not None:
+                effect.then()

@@ -1,0 +1,80 @@
+"""What a client's transaction gathers until its COMMIT."""
+
+from typing import TYPE_CHECKING
+
+from apps.broker.engine import Message, MessageId, Unit
+from apps.stomp.gateway.errors import TooMany
+from apps.stomp.gateway.options import GatewayOptions
+
+if TYPE_CHECKING:
+    from apps.stomp.gateway.subscriptions import ClientSubscription
+
+
+class Transaction:
+    """Between BEGIN and COMMIT or ABORT.
+
+    Receipts of its frames wait for the COMMIT, as RabbitMQ's do: that is when the frames take effect.
+
+    Attributes:
+        receipts: of its frames, in order.
+        void: a message that it acks was taken away from this process; the whole cannot happen any more.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_options", "acks", "nacks", "receipts", "sends", "void")
+
+    def __init__(self, options: GatewayOptions) -> None:
+        self._options = options
+        self._frames = 0
+        self._bytes = 0
+        self.sends: list[Message] = []
+        self.acks: list[tuple[ClientSubscription, list[MessageId]]] = []
+        self.nacks: list[tuple[ClientSubscription, list[MessageId]]] = []
+        self.receipts: list[bytes] = []
+        self.void = False
+
+    def add_send(self, message: Message, receipt: bytes | None) -> None:
+        """Gather a SEND.
+
+        Raises:
+            TooMany: frames or bytes.
+        """
+        self._count(len(message.body), receipt)
+        self.sends.append(message)
+
+    def add_acks(
+        self, subscription: "ClientSubscription", ids: list[MessageId], receipt: bytes | None, *, positive: bool
+    ) -> None:
+        """Gather an ACK or a NACK; the ids are taken from the subscription already.
+
+        Raises:
+            TooMany: frames.
+        """
+        (self.acks if positive else self.nacks).append((subscription, ids))
+        self._count(0, receipt)
+
+    def drop(self, subscription: "ClientSubscription") -> None:
+        """The subscription's messages are no longer held."""
+        self.void = self.void or any(one is subscription for one, _ in [*self.acks, *self.nacks])
+
+    def give_back(self) -> None:
+        """ABORT: what it would have acked is unacked again."""
+        for subscription, ids in [*self.acks, *self.nacks]:
+            subscription.put_back(ids)
+
+    def unit(self) -> Unit:
+        """What the engine is to do at COMMIT."""
+        return Unit(
+            self.sends,
+            [(subscription.handle, ids) for subscription, ids in self.acks],
+            [(subscription.handle, ids) for subscription, ids in self.nacks],
+        )
+
+    def _count(self, size: int, receipt: bytes | None) -> None:
+        self._frames += 1
+        self._bytes += size
+        if self._frames > self._options.transaction_frames:
+            raise TooMany(f"a transaction has at most {self._options.transaction_frames} frames")
+        if self._bytes > self._options.transaction_bytes:
+            raise TooMany(f"a transaction has at most {self._options.transaction_bytes} bytes")
+        if receipt is not None:
+            self.receipts.append(receipt)
