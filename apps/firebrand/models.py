@@ -11,7 +11,10 @@ from typing import ClassVar
 
 from django.conf import settings
 from django.db import models
+from django.urls import reverse
 from django.utils import timezone
+
+from apps.firebrand.palettes import ROLES
 
 
 def source_is_unique(name: str) -> models.UniqueConstraint:
@@ -40,6 +43,11 @@ class Brand(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def colours(self) -> list[tuple[str, str]]:
+        """Role and colour, in the order of the roles; JSON objects in the database keep none."""
+        return [(role, self.palette[role]) for role in ROLES if role in self.palette]
 
     @property
     def folder(self) -> Path:
@@ -183,6 +191,10 @@ class MediaFile(BrandRow):
     def file(self) -> Path:
         """Where its bytes are."""
         return Path(settings.MEDIA_ROOT) / self.path
+
+    def get_absolute_url(self) -> str:
+        """Where a browser finds it."""
+        return reverse("firebrand:media", args=[self.path.removeprefix("firebrand/")])
 
 
 class ProductImage(BrandRow):

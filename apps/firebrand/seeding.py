@@ -229,7 +229,7 @@ class _Rows:
                     for category in self._departments
                 )
                 + f', or read <a href="{origin}/pages/about">who we are</a>.</p>{self._rule()}'
-                + self._figures(range(min(6, len(self._products)))),
+                + self._figures(range(min(4, len(self._products)))),
             ),
             (
                 "about",
