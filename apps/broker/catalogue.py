@@ -97,7 +97,7 @@ def sessions() -> list[SessionInfo]:
         FROM msgweb.session ORDER BY kind, id
         """
     )
-    return [SessionInfo(*row[:7], json.loads(row[7])) for row in rows]  # Django leaves jsonb as text
+    return [SessionInfo(*row, json.loads(details)) for *row, details in rows]  # Django leaves jsonb as text
 
 
 def sessions_alive(kind: str) -> int:

@@ -100,7 +100,7 @@ class Consumer(Protocol):
         """Take messages, in order. For a queue: never more than the subscription's credit left."""
 
     def lost(self, subscription: "Subscription") -> None:
-        """The session was fenced off: what this subscription held is with others, and its ids are void.
+        """The session was fenced off: what this queue subscription held is with others, and its ids are void.
 
         The subscription itself lives on under a new session.
         """

@@ -19,6 +19,7 @@ class Operation:
     Attributes:
         acks: held messages to delete, with whether each is persistent.
         releases: held messages to make ready again.
+        session: which holds the acks and releases; without those 0.
         closes: ids of reply queues to end.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
@@ -27,6 +28,7 @@ class Operation:
     sends: Sequence[Message] = ()
     acks: Sequence[tuple[MessageId, bool]] = ()
     releases: Sequence[MessageId] = ()
+    session: int = 0
     closes: Sequence[int] = ()
     done: Done | None = None
     size: int = 0

@@ -176,7 +176,7 @@ class PostgresEngine:
         if held:
             queue.waiting = True
             self._writer.touch(queue)
-        self._writer.add(Operation(releases=held, done=done))
+        self._writer.add(Operation(releases=held, session=self._keeper.session if held else 0, done=done))
 
     def set_credit(self, subscription: Subscription, credit: int) -> None:
         """Allow more or fewer unacked messages."""
@@ -193,14 +193,14 @@ class PostgresEngine:
         except KeyError:
             self._unknown_ids(done)
             return
-        self._writer.add(Operation(acks=acks, done=done))
+        self._writer.add(Operation(acks=acks, session=self._keeper.session, done=done))
 
     def nack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
         """The consumer refuses the messages: back to their place."""
         if not self._let_go(subscription, ids):
             self._unknown_ids(done)
             return
-        self._writer.add(Operation(releases=list(ids), done=done))
+        self._writer.add(Operation(releases=list(ids), session=self._keeper.session, done=done))
 
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all."""
@@ -217,7 +217,8 @@ class PostgresEngine:
             if message.address.kind == "topic":
                 self._know_topic(message.address)
         size = sum(len(message.body) + MESSAGE_OVERHEAD for message in unit.sends)
-        self._writer.add(Operation(unit.sends, acks, releases, done=done, size=size, unit=True))
+        session = self._keeper.session if named else 0
+        self._writer.add(Operation(unit.sends, acks, releases, session, done=done, size=size, unit=True))
 
     def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
         """A queue for replies that ends with this session or with `close_reply_queue`."""
@@ -307,14 +308,12 @@ class PostgresEngine:
         for queue in list(self._consumed.values()):
             queue.waiting = True
             for subscription in list(queue.subscriptions):
-                if subscription.held:
-                    subscription.held.clear()
-                    subscription.consumer.lost(subscription)
+                subscription.held.clear()
+                subscription.consumer.lost(subscription)
         for queue in self._queues.values():
             if queue.owned:
                 queue.id = None
                 self._fresh.append(queue)
-        self._writer.drop_held()
         self._writer.wake()
 
     # -- inside

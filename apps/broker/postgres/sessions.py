@@ -138,9 +138,9 @@ class SessionKeeper:
         )
         row = await cursor.fetchone()
         assert row is not None
-        self.session = SessionId(row[0])
-        await connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, self.session])
+        await connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, row[0]])
         await connection.execute("SELECT pg_notify('msgweb_session', '')")
+        self.session = SessionId(row[0])  # last: from here to the voiding of what was held nothing may be awaited
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed or self._connection.broken:

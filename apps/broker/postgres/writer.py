@@ -268,6 +268,7 @@ class Writer:
 
     def _write(self, operations: list[Operation]) -> None:
         assert self._pipeline is not None
+        operations = self._still_held(operations)
         self._number += 1
         packed, self._topics = self._topics, []
         for operation in operations:
@@ -291,6 +292,15 @@ class Writer:
             return
         self._pipeline.run(steps, lambda outcome: self._written(batch, outcome))
 
+    def _still_held(self, operations: list[Operation]) -> list[Operation]:
+        """Leave out what concerns messages that an earlier session of ours held: others have them now."""
+        session = self._host.session
+        stale = [operation for operation in operations if operation.session and operation.session != session]
+        if not stale:
+            return operations
+        self._refuse(stale, SessionLost("this server was taken for dead; the message is with others"))
+        return [operation for operation in operations if operation not in stale]
+
     def _written(self, batch: Batch, outcome: Outcome) -> None:
         if isinstance(outcome, list):
             self._finish(batch, outcome)
@@ -308,7 +318,7 @@ class Writer:
                 queue.waiting = True
                 self._touched.add(queue.id or 0)
         if stranded:
-            self.add(Operation(releases=stranded))
+            self.add(Operation(releases=stranded, session=batch.session))
         self._busy = False
         self.wake()  # soon, not now: what the callbacks caused is pending by then, and what sockets hold in this tick
 
@@ -380,17 +390,6 @@ class Writer:
         self._pending.extendleft(reversed(operations))
         self._pending_bytes += sum(operation.size for operation in operations)
 
-    def drop_held(self) -> None:
-        """The session is gone: acks and releases of what it held have no effect any more."""
-        kept: deque[Operation] = deque()
-        for operation in self._pending:
-            if operation.acks or operation.releases:
-                self._refuse([operation], SessionLost("this server was taken for dead; the message is with others"))
-            else:
-                kept.append(operation)
-        self._pending = kept
-        self._pending_bytes = sum(operation.size for operation in kept)
-
     def _adopt(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
         pipeline.on_idle_loss = self._idle_loss
@@ -429,10 +428,8 @@ class Writer:
             self._report_done(operations)
         else:
             self._put_back(operations)
-        if fenced is not None or not alive:
-            self.drop_held()
         if strays:
-            self.add(Operation(releases=strays))
+            self.add(Operation(releases=strays, session=self._host.session))
         self._adopt(pipeline)
         self._busy = False
         self.wake()

@@ -1,0 +1,1 @@
+"""Measurements of the broker. `make bench` runs `python -m bench`."""
