@@ -3,7 +3,6 @@
 The worker's counterpart, in batches, is `apps.jobs.recorder`; both use the same statements.
 """
 
-import json
 import uuid
 from typing import Any
 
@@ -62,14 +61,13 @@ def finish(job: Job, outcome: str, *, result: Any = None, error: dict[str, str] 
     }
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(query("finish"), parameters)
-        _, state, _, namespace, reply_to, correlation_id, result_text, error_text = cursor.fetchone()
-        if reply_to:
-            event, body = replies.outcome(state, result_text, json.loads(error_text) if error_text else None)
-            outbox.send(
-                namespace,
-                reply_to,
-                body,
-                headers=replies.reply_headers(job.id, correlation_id, event),
-            )
+        job.refresh_from_db()
+        if job.reply_to:
+            send_reply(job)
         cursor.execute(query("notify"), {"channel": EVENTS, "ids": [job.id]})
-    job.refresh_from_db()
+
+
+def send_reply(job: Job) -> None:
+    """Send the one reply to a job that has ended."""
+    event, body = replies.outcome(job.state, to_json(job.result), job.error)
+    outbox.send(job.namespace, job.reply_to, body, headers=replies.reply_headers(job.id, job.correlation_id, event))

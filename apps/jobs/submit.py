@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 
 from apps.broker import outbox
 from apps.jobs import registry, replies
-from apps.jobs.ending import locked, note
+from apps.jobs.ending import locked, note, send_reply
 from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
 from apps.jobs.models import Event, Job
@@ -95,10 +95,6 @@ def _announce(job: Job) -> None:
         content_type=replies.JSON_TYPE,
         priority=job.priority,
     )
-    _accepted(job)
-
-
-def _accepted(job: Job) -> None:
     _accept(job)
 
 
