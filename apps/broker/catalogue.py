@@ -97,7 +97,10 @@ def sessions() -> list[SessionInfo]:
         FROM msgweb.session ORDER BY kind, id
         """
     )
-    return [SessionInfo(*row, json.loads(details)) for *row, details in rows]  # Django leaves jsonb as text
+    return [
+        SessionInfo(id, kind, host, pid, started_at, seen_at, alive, json.loads(details))  # Django leaves jsonb as text
+        for id, kind, host, pid, started_at, seen_at, alive, details in rows
+    ]
 
 
 def sessions_alive(kind: str) -> int:

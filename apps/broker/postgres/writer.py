@@ -361,7 +361,7 @@ class Writer:
         elif error.sqlstate == "MW001":
             logger.warning("this process was taken for dead; it opens another session")
             self._put_back(operations)
-            self._recover([], None, fenced=self._host.session)
+            self._recover([], None, fenced=SessionId(batch.session) if batch else self._host.session)
         elif error.sqlstate[:2] in RETRIED:
             logger.info("the database asks to retry (%s): %s", error.sqlstate, error)
             self._put_back(operations)
@@ -411,9 +411,10 @@ class Writer:
             try:
                 pipeline = await Pipeline.connect(self._conninfo, QUERIES)
                 try:
-                    committed, alive, strays = await self._outcome(pipeline, batch)
+                    session = self._host.session
+                    committed, alive, strays = await self._outcome(pipeline, session, batch)
                     if fenced is not None or not alive:
-                        await self._host.session_lost(self._host.session if fenced is None else fenced)
+                        await self._host.session_lost(session if fenced is None else fenced)
                         strays = []
                 except BaseException:
                     pipeline.close()
@@ -434,15 +435,17 @@ class Writer:
         self._busy = False
         self.wake()
 
-    async def _outcome(self, pipeline: Pipeline, batch: Batch | None) -> tuple[bool, bool, list[MessageId]]:
+    async def _outcome(
+        self, pipeline: Pipeline, of_session: SessionId, batch: Batch | None
+    ) -> tuple[bool, bool, list[MessageId]]:
         """Whether the doubtful batch was committed, whether the session lives, and what it holds without our knowing
         (handed over or claimed by a batch whose answer was lost)."""
-        session = packing.int4(self._host.session)
+        session = packing.int4(of_session)
         number = packing.int8(batch.number if batch else 0)
         answered: asyncio.Future[Outcome] = self._loop.create_future()
         steps: list[Step] = [
             ("batch_outcome", (session,)),
-            ("batch_committed", (session, number)),
+            ("batch_committed", (packing.int4(batch.session if batch else of_session), number)),
             ("held_ids", (session,)),
         ]
 
