@@ -1,0 +1,99 @@
+"""Who asks: a program by its access key, or a person by the console's session."""
+
+from dataclasses import dataclass
+
+from django.contrib.auth.models import AbstractBaseUser
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
+from rest_framework.request import Request
+
+from apps.accounts.models import AccessKey
+from msgweb.errors import AccessRefused
+
+
+class NotAuthenticated(AccessRefused):
+    """No credentials, or wrong ones."""
+
+    code = "not_authenticated"
+    status = 401
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The user of a request that came with an access key.
+
+    Attributes:
+        namespaces: those that the key opens.
+    """
+
+    key: AccessKey
+    namespaces: frozenset[str]
+
+    is_authenticated = True
+    is_anonymous = False
+
+    @property
+    def name(self) -> str:
+        """For people: who asked for a job."""
+        return self.key.login
+
+
+class AccessKeyAuthentication(BaseAuthentication):
+    """`Authorization: Bearer <login>.<passcode>`."""
+
+    def authenticate(self, request: Request) -> tuple[Program, AccessKey] | None:
+        """The key's program; None when no bearer token was sent.
+
+        Raises:
+            NotAuthenticated: the token is not right.
+        """
+        scheme, _, token = get_authorization_header(request).decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer":
+            return None
+        login, dot, passcode = token.strip().partition(".")
+        if not dot:
+            raise NotAuthenticated("a bearer token is <login>.<passcode> of an access key")
+        try:
+            key = AccessKey.authenticate(login, passcode)
+        except AccessRefused as error:
+            raise NotAuthenticated(error.message) from error
+        return Program(key, frozenset(key.may_enter())), key
+
+    def authenticate_header(self, request: Request) -> str:
+        """The challenge of a 401 answer."""
+        return 'Bearer realm="msgweb"'
+
+
+class ConsoleAuthentication(SessionAuthentication):
+    """The console's own session, with Django's protection against cross-site requests."""
+
+
+class _AccessKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = AccessKeyAuthentication
+    name = "accessKey"
+
+    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "bearerFormat": "<login>.<passcode>",
+            "description": "The login and the passcode of an access key, joined by a dot.",
+        }
+
+
+class _ConsoleScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = ConsoleAuthentication
+    name = "consoleSession"
+
+    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        return {"type": "apiKey", "in": "cookie", "name": "sessionid", "description": "The console's log-in."}
+
+
+def namespaces_of(user: "Program | AbstractBaseUser") -> frozenset[str] | None:
+    """The namespaces that this user may enter; None is all, for the console's people."""
+    return user.namespaces if isinstance(user, Program) else None
+
+
+def name_of(user: "Program | AbstractBaseUser") -> str:
+    """The user's name, for people."""
+    return user.name if isinstance(user, Program) else user.get_username()
