@@ -199,10 +199,10 @@ class Clone:
         try:
             with transaction.atomic():
                 target.save()
-        except IntegrityError as error:
+        except IntegrityError:
             raise BrandExists(
                 f"a brand with the slug {request.slug} or the domain {request.domain} exists already"
-            ) from error
+            ) from None
         return target
 
     def _tell_start(self, run: CloneRun) -> None:
@@ -499,14 +499,14 @@ STEPS: dict[str, Step] = {
         Step("products", "products", "products", 500, 1, Clone._copy_in_sql),
         Step("prices", "prices", "prices", 1000, 1, Clone._copy_in_sql),
         Step("translations", "translations", "translations", 1000, 1, Clone._copy_in_sql),
-        Step("media", "media_files", "media files", 100, 10, Clone._copy_media),
+        Step("media", "media_files", "media files", 100, 40, Clone._copy_media),
         Step("images", "product_images", "product images", 1000, 1, Clone._copy_in_sql),
         Step("templates", "templates", "templates", 20, 5, Clone._copy_templates),
-        Step("pages", "pages", "pages", 20, 10, Clone._copy_pages),
+        Step("pages", "pages", "pages", 20, 30, Clone._copy_pages),
         Step("settings", "settings", "settings", 100, 2, Clone._copy_settings),
         Step("verify_rows", "templates", "checking templates", 1, 1, Clone._verify_rows, counts=False),
-        Step("verify_files", "media_files", "checking files", 200, 2, Clone._verify_files, counts=False),
-        Step("verify_pages", "pages", "checking pages", 20, 5, Clone._verify_pages, counts=False),
+        Step("verify_files", "media_files", "checking files", 200, 4, Clone._verify_files, counts=False),
+        Step("verify_pages", "pages", "checking pages", 20, 30, Clone._verify_pages, counts=False),
     )
 }
 _FOLLOWING = dict(zip(STEPS, [*list(STEPS)[1:], DONE], strict=True))

@@ -32,6 +32,7 @@ from apps.firebrand.models import (
     ProductImage,
     Template,
 )
+from apps.firebrand.palettes import ROLES
 from apps.firebrand.tasks import clone_brand
 from apps.jobs.models import Progress
 from apps.jobs.submit import submit
@@ -195,6 +196,11 @@ class Shop:
             "report": report,
             "rows": sum(report["rows"].values()) if report else 0,
             "tables": [(table.replace("_", " "), report["rows"][table]) for table in REPORTED] if report else [],
+            "recoloured": [
+                (role, report["changed"]["palette"][role]) for role in ROLES if role in report["changed"]["palette"]
+            ]
+            if report
+            else [],
             "departments": Category.objects.filter(brand=self.brand, parent=None).order_by("position", "pk"),
         }
 
