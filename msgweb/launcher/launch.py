@@ -65,6 +65,7 @@ class Installation:
             check_free(variable, listen)
         if not os.environ.get("DATABASE_URL"):
             self.cluster = open_cluster(self.home)
+            self.cluster.clear_leftovers()  # or an old server on its way out would be taken for the new one
         for name in PROCESS_NAMES:
             pid_path(name).unlink(missing_ok=True)
         for log in (self.run / "log").glob("*.log"):
@@ -174,10 +175,11 @@ class Installation:
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while (answer := self.readiness()) != []:
+        # A process records its pid once it serves, which may be a moment after it is counted as alive.
+        while (answer := self.readiness()) != [] or not all(pid_path(name).exists() for name in programs.SERVING):
             self._check_supervisor()
             if time.monotonic() > deadline:
-                missing = " and ".join(answer or ["web"])
+                missing = " and ".join(["web"] if answer is None else answer or ["a pid file"])
                 raise CannotStart(
                     f"Not ready within {READY_SECONDS:g} s, still missing: {missing}; see {self.run / 'log'}."
                 )
