@@ -5,12 +5,13 @@ Django's ORM in threads of its own, so that the gateway's event loop never waits
 
 import asyncio
 import json
+import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections, connections
 
 from apps.jobs import outside
 from apps.jobs.errors import UnknownJob
@@ -82,7 +83,15 @@ class JobsTaskPort:
         await self._in_thread(lambda: outside.job_event(namespace, job, event, content, requested_by))
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads and their connections. Waits for what they are at."""
+        all_here = threading.Barrier(THREADS)
+
+        def leave() -> None:
+            all_here.wait()  # so that each thread takes one of these
+            connections.close_all()
+
+        for _ in range(THREADS):
+            self._threads.submit(leave)
         self._threads.shutdown()
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

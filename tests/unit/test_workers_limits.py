@@ -1,0 +1,38 @@
+"""What bounds a job's log."""
+
+from workers.limits import LogLimiter
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_is_admitted_then_so_many_lines_a_second() -> None:
+    clock = Clock()
+    limiter = LogLimiter(clock, per_second=8, burst=5, in_all=1000)
+    assert [limiter.admit() for _ in range(7)] == [True] * 5 + [False] * 2
+    clock.now += 0.625
+    assert [limiter.admit() for _ in range(7)] == [True] * 5 + [False] * 2
+    clock.now += 0.125
+    assert [limiter.admit() for _ in range(2)] == [True, False]
+
+
+def test_what_was_left_out_is_told_once() -> None:
+    limiter = LogLimiter(Clock(), per_second=10, burst=1, in_all=1000)
+    assert limiter.notice() is None
+    for _ in range(4):
+        limiter.admit()
+    assert limiter.notice() == "… 3 lines left out: over 10 a second"
+    assert limiter.notice() is None
+
+
+def test_a_log_has_an_end() -> None:
+    clock = Clock()
+    limiter = LogLimiter(clock, per_second=10, burst=5, in_all=3)
+    assert [limiter.admit() for _ in range(5)] == [True] * 3 + [False] * 2
+    clock.now += 1000
+    assert not limiter.admit()
+    assert limiter.notice() == "… 3 lines left out: a job's log has at most 3 lines"

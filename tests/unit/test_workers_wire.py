@@ -1,0 +1,46 @@
+"""The messages between supervisor and slot."""
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers import wire
+
+TEXT = st.text(max_size=50)
+MESSAGES = st.one_of(
+    st.builds(wire.RunJob, TEXT, st.integers(), TEXT, TEXT, TEXT),
+    st.builds(wire.CancelJob, TEXT, st.integers()),
+    st.just(wire.Stop()),
+    st.builds(wire.Progress, st.floats(allow_nan=False), st.integers(), st.integers(), TEXT),
+    st.builds(wire.Log, st.floats(allow_nan=False), TEXT, TEXT),
+    st.builds(wire.Ended, TEXT, st.none() | TEXT, st.none() | st.dictionaries(TEXT, TEXT, max_size=3), st.booleans()),
+    st.builds(wire.Idle, st.integers(), st.integers()),
+)
+
+
+@given(st.lists(MESSAGES, max_size=6), st.integers(min_value=1, max_value=40))
+def test_messages_arrive_whole_and_in_order_however_the_bytes_are_cut(messages: list[wire.Message], cut: int) -> None:
+    data = b"".join(map(wire.encode, messages))
+    decoder = wire.Decoder()
+    received = [message for start in range(0, len(data), cut) for message in decoder.feed(data[start : start + cut])]
+    assert received == messages
+
+
+@pytest.mark.parametrize(
+    "body", [b"nonsense", b"[]", b"{}", b'{"kind": "Nobody"}', b'{"kind": "Stop", "surplus": 1}', b'{"kind": ["Stop"]}']
+)
+def test_a_frame_that_is_no_message_is_refused(body: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.Decoder().feed(struct.pack(">I", len(body)) + body)
+
+
+def test_a_frame_that_is_too_long_is_refused_before_it_is_read() -> None:
+    with pytest.raises(wire.WireError):
+        wire.Decoder().feed(struct.pack(">I", wire.FRAME_LIMIT + 1))
+
+
+def test_a_message_that_is_too_long_is_not_sent() -> None:
+    with pytest.raises(wire.WireError):
+        wire.encode(wire.Log(0.0, "info", "x" * wire.FRAME_LIMIT))
