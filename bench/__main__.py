@@ -1,0 +1,288 @@
+"""Measure our broker and RabbitMQ's STOMP plugin in turns, under the same load, and print a table.
+
+Both are started from nothing in temporary folders on the same disk; one at a time is under load, the other idles.
+Nothing stays behind, after Ctrl-C neither. Figures of different machines or hours do not compare.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from bench import brokers, stompload
+from bench.brokers import BenchError, Broker
+from bench.scenarios import FAULTS, SCENARIOS, Row, Scenario
+from msgweb.errors import MsgwebError
+
+WARM_UP = ("queue", "--messages", "2000", "--settle", "0")  # caches and code paths; a cold first run measures those
+IDLE_SHARE = 0.05  # of one core: below that a broker counts as idle
+IDLE_SECONDS = 30.0
+RUN_SECONDS = 300
+
+Figures = dict[str, float]
+
+
+class Asked(BaseException):
+    """Somebody asked us to stop; not an Exception, so that nothing on the way takes it for a failure."""
+
+
+def _ask(number: int, frame: FrameType | None) -> None:
+    raise Asked
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument(
+        "--scenario",
+        nargs="+",
+        choices=(*SCENARIOS, "all"),
+        default=["queue"],
+        metavar="NAME",
+        help=f"one or several of {', '.join(SCENARIOS)}, or all (default queue)",
+    )
+    parser.add_argument("--repeat", type=_positive, default=3, metavar="R", help="runs of each broker (default 3)")
+    parser.add_argument("--messages", type=_positive, metavar="N", help="per run, instead of the scenario's own number")
+    parser.add_argument("--only", choices=("ours", "peer"), help="measure one broker alone")
+    parser.add_argument("--json", action="store_true", help="one JSON object with every single run, instead of a table")
+    options = parser.parse_args(arguments)
+    if "all" in options.scenario:
+        options.scenario = list(SCENARIOS)
+    return options
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+# -- measuring
+
+
+def used(broker: Broker) -> float:
+    """Processor time of all its processes so far, in seconds."""
+    return sum(float(stompload.cpu_seconds(pid)) for pid in broker.pids.values())
+
+
+def machine_used() -> float:
+    """Processor time that the whole machine has been busy for, in seconds over all cores."""
+    user, nice, system, _idle, _wait, irq, softirq = map(
+        int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8]
+    )
+    return (user + nice + system + irq + softirq) / float(stompload.TICKS)
+
+
+def await_idle(running: list[Broker]) -> None:
+    """Wait until what the last run left to do (vacuum, checkpoints, queues' files) is done, but not for ever."""
+    deadline = time.monotonic() + IDLE_SECONDS
+    while time.monotonic() < deadline:
+        before, began = sum(map(used, running)), time.monotonic()
+        time.sleep(0.5)
+        if sum(map(used, running)) - before <= IDLE_SHARE * len(running) * (time.monotonic() - began):
+            return
+
+
+def load(broker: Broker, *arguments: str) -> Figures:
+    """Run stompload once; its figures, and those of FAULTS that are not 0 among them.
+
+    Raises:
+        BenchError: the broker refused, closed a connection or took too long.
+    """
+    command = [
+        *(sys.executable, str(Path(stompload.__file__).resolve()), *arguments),
+        *("--port", str(broker.port), "--login", broker.login, "--passcode", broker.passcode),
+        *("--json", "--timeout", str(RUN_SECONDS)),
+    ]
+    for name, pid in broker.pids.items():
+        command += ["--pid", f"{name}={pid}"]
+    generator = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        output, errors = generator.communicate()
+    finally:
+        if generator.poll() is None:
+            generator.kill()
+            generator.wait()
+    if generator.returncode:
+        raise BenchError(f"{broker.name}: {errors.decode(errors='replace').strip()}")
+    figures: Figures = json.loads(output)["runs"][0]
+    return figures
+
+
+def measure(broker: Broker, running: list[Broker], scenario: Scenario, messages: int | None) -> Figures:
+    """One run, with `others`: how many cores other programs of this machine kept busy meanwhile."""
+    await_idle(running)
+    before = machine_used() - sum(map(used, running)) - _generators_used()
+    began = time.monotonic()
+    count = ("--messages", str(messages or scenario.messages))
+    figures = load(broker, scenario.command, *count, *scenario.arguments)
+    after = machine_used() - sum(map(used, running)) - _generators_used()
+    figures["others"] = max(0.0, (after - before) / (time.monotonic() - began))
+    return figures
+
+
+def _generators_used() -> float:
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return ended.ru_utime + ended.ru_stime
+
+
+def compare(running: list[Broker], options: argparse.Namespace) -> dict[str, dict[str, list[Figures]]]:
+    """All runs: by scenario, then by broker. The brokers take turns, so that a busy minute hits both."""
+    for broker in running:
+        load(broker, *WARM_UP)
+    results: dict[str, dict[str, list[Figures]]] = {}
+    for name in options.scenario:
+        results[name] = {broker.name: [] for broker in running}
+        for number in range(1, options.repeat + 1):
+            for broker in running:
+                figures = measure(broker, running, SCENARIOS[name], options.messages)
+                results[name][broker.name].append(figures)
+                rate = figures[SCENARIOS[name].rows[-1].rate]
+                _say(f"  {name} {number}/{options.repeat} {broker.name}: {rate:,.0f}/s")
+    return results
+
+
+# -- reporting
+
+
+def faults(results: dict[str, dict[str, list[Figures]]]) -> list[str]:
+    """What must not be: messages lost, repeated, out of order or left over."""
+    return [
+        f"{scenario}, {broker}, run {number}: {fault} {figures[fault]:g}"
+        for scenario, by_broker in results.items()
+        for broker, runs in by_broker.items()
+        for number, figures in enumerate(runs, 1)
+        for fault in FAULTS
+        if figures.get(fault)
+    ]
+
+
+def table(results: dict[str, dict[str, list[Figures]]], names: list[str]) -> str:
+    """The results as a table in Markdown."""
+    heads = ["scenario", *(f"{name} /s, median (min-max)" for name in names)]
+    heads += ["ratio"] if len(names) == 2 else []
+    heads += [f"{name} CPU µs" for name in names] + [f"{name} p50 / p99 ms" for name in names]
+    heads += ["generator, cores", "others, cores"]
+    lines = [heads, ["---", *("---:" for _ in heads[1:])]]
+    for scenario, by_broker in results.items():
+        for row in SCENARIOS[scenario].rows:
+            lines.append(_line(row, [by_broker[name] for name in names]))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    return "\n".join(
+        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
+    )
+
+
+def _line(row: Row, sides: list[list[Figures]]) -> list[str]:
+    def median(runs: list[Figures], figure: str) -> float:
+        return statistics.median(run[figure] for run in runs)
+
+    rates = [[run[row.rate] for run in runs] for runs in sides]
+    cells = [row.title, *(f"{statistics.median(one):,.0f} ({min(one):,.0f}-{max(one):,.0f})" for one in rates)]
+    if len(rates) == 2:
+        cells.append(f"{statistics.median(rates[0]) / statistics.median(rates[1]):.2f}")
+    for runs in sides:
+        figure = f"{row.prefix}broker_us_per_op"
+        parts = [name for name in ("gateway", "postgres") if f"{row.prefix}{name}_us_per_op" in runs[0]]
+        detail = " + ".join(f"{median(runs, f'{row.prefix}{name}_us_per_op'):.0f}" for name in parts)
+        cells.append(f"{median(runs, figure):.0f}" + (f" ({detail})" if detail else ""))
+    for runs in sides:
+        shown = "-"
+        if row.latency is not None:
+            shown = f"{median(runs, f'{row.latency}_p50_ms'):.2f} / {median(runs, f'{row.latency}_p99_ms'):.2f}"
+        cells.append(shown)
+    for figure in (f"{row.prefix}gen_cpu", "others"):
+        cells.append(" / ".join(f"{median(runs, figure):.2f}" for runs in sides))
+    return cells
+
+
+def _say(text: str) -> None:
+    """Progress, apart from the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _report(
+    results: dict[str, dict[str, list[Figures]]], running: list[Broker], wrong: list[str], facts: dict[str, Any]
+) -> None:
+    versions = {broker.name: {"version": broker.version, "disk": broker.fsync} for broker in running}
+    if facts.pop("json"):
+        print(json.dumps({**facts, "brokers": versions, "faults": wrong, "results": results}, ensure_ascii=False))
+        return
+    print(table(results, [broker.name for broker in running]))
+    print()
+    for name, told in versions.items():
+        print(f"{name}: {told['version']}; {told['disk']}")
+    print(f"Machine: {facts['cores']} cores, {facts['system']}; {facts['began']} to {facts['ended']}")
+    print(f"Load average: {facts['load_before']} before, {facts['load_after']} after (these runs included)")
+    print(f"Faults (lost, repeated, misordered, left over): {'; '.join(wrong) or 'none'}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0; or 1 when it cannot be measured or a message was lost, repeated, misordered or left over."""
+    options = parse(arguments)
+    for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(how, _ask)
+    if not Path("/proc/stat").exists():
+        print("bench: the processor time of a broker is read from /proc, which is not here", file=sys.stderr)
+        return 1
+    missing = brokers.why_no_rabbitmq() if options.only != "ours" else None
+    if missing:
+        _say(missing)
+        if options.only == "peer":
+            return 1
+    try:
+        with ExitStack() as stack:
+            running: list[Broker] = []
+            facts: dict[str, Any] = {
+                "json": options.json,
+                "command": "python -m bench " + " ".join(sys.argv[1:]),
+                "began": _now(),
+                "load_before": _load(),
+                "cores": os.cpu_count(),
+                "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+            }
+            try:
+                _say("Starting ...")
+                if options.only != "peer":
+                    running.append(stack.enter_context(brokers.ours()))
+                if options.only != "ours" and not missing:
+                    running.append(stack.enter_context(brokers.rabbitmq()))
+                results = compare(running, options)
+            finally:
+                # A second Ctrl-C must not leave half of it running; the stack ends the brokers after this.
+                for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.signal(how, signal.SIG_IGN)
+                _say("Stopping ...")
+            wrong = faults(results)
+            _report(results, running, wrong, facts | {"ended": _now(), "load_after": _load()})
+    except Asked:
+        _say("Stopped.")
+        return 130
+    except (BenchError, MsgwebError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    return 1 if wrong else 0
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _load() -> str:
+    return " ".join(f"{one:.2f}" for one in os.getloadavg())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The loads that can be measured. A further one is a further entry of SCENARIOS."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: which of stompload's figures it shows.
+
+    Attributes:
+        rate: name of the figure in operations per second.
+        prefix: of the processor figures (`<prefix>broker_us_per_op`).
+        latency: of the latencies (`<latency>_p50_ms`), or None where stompload measures none.
+    """
+
+    title: str
+    rate: str
+    prefix: str = ""
+    latency: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One load.
+
+    Attributes:
+        command: stompload's scenario.
+        messages: per run, unless the caller says otherwise.
+        arguments: stompload's further options.
+        rows: what to show of it.
+    """
+
+    command: str
+    messages: int
+    arguments: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+_BOTH = ("--producers", "2", "--consumers", "2", "--prefetch", "200")
+
+SCENARIOS = {
+    "queue": Scenario(
+        "queue", 50_000, ("--size", "256", *_BOTH), (Row("queue, 256 B, 2 to 2", "msg_per_s", latency="e2e"),)
+    ),
+    "queue-4k": Scenario(
+        "queue", 20_000, ("--size", "4096", *_BOTH), (Row("queue, 4 KiB, 2 to 2", "msg_per_s", latency="e2e"),)
+    ),
+    "publish-1": Scenario(
+        "publish",
+        5_000,
+        ("--producers", "1", "--window", "1"),
+        (Row("publish, one at a time", "msg_per_s", latency="receipt"),),
+    ),
+    "publish-8": Scenario(
+        "publish",
+        50_000,
+        ("--producers", "8", "--window", "200"),
+        (Row("publish, 8 producers, window 200", "msg_per_s", latency="receipt"),),
+    ),
+    "drain": Scenario(
+        "drain",
+        50_000,
+        _BOTH,
+        (
+            Row("backlog: publish, 2 producers", "publish_per_s", "publish_"),
+            Row("backlog: drain, 2 consumers", "drain_per_s", "drain_"),
+        ),
+    ),
+    "rpc": Scenario(
+        "rpc",
+        3_000,
+        (),
+        (
+            Row("request and reply, one at a time", "seq_per_s", "seq_", "seq_rtt"),
+            Row("request and reply, 32 in flight", "conc_per_s", "conc_", "conc_rtt"),
+        ),
+    ),
+}
+
+#: Figures of stompload that must be 0 in every run.
+FAULTS = ("lost", "repeated", "misordered", "left_over")
