@@ -8,6 +8,7 @@ MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB
 MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides localhost and loopback
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
+MSGWEB_DB_POOL         database connections that the threads of a process share at most; 0: no pool; default 20 for web
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
 MSGWEB_TASK_MODULES    comma-separated modules with @task functions, beside the tasks module of each app
 """
@@ -87,7 +88,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {"default": database.django_settings(MSGWEB_HOME)}
+DATABASES = {"default": database.django_settings(MSGWEB_HOME, int(os.environ.get("MSGWEB_DB_POOL") or 0))}
 
 AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]
 LOGIN_URL = "console:login"

@@ -9,7 +9,9 @@ app_name = "api"
 
 urlpatterns = [
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema", template_name="api/docs.html"), name="docs"),
+    path(
+        "docs/", SpectacularSwaggerSplitView.as_view(url_name="api:schema", template_name="api/docs.html"), name="docs"
+    ),
     path("v1/tasks", views.Tasks.as_view(), name="tasks"),
     path("v1/jobs", views.Jobs.as_view(), name="jobs"),
     path("v1/jobs/<uuid:job_id>", views.waiting(views.JobDetail.as_view()), name="job"),
