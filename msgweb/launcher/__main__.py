@@ -35,8 +35,11 @@ def announce(installation: Installation) -> None:
         f"  all of it  {installation.home / 'credentials.json'}",
         f"  logs       {installation.run / 'log'}",
     ]
-    if installation.cluster is not None:
-        lines.append(f"  database   PostgreSQL {installation.cluster.binaries.version} in {installation.cluster.data}")
+    cluster = installation.cluster
+    if cluster is not None:
+        lines.append(f"  database   PostgreSQL {cluster.binaries.version} in {cluster.data}")
+        if not cluster.place.is_relative_to(installation.home):
+            lines.append(f"             (there, because its account {cluster.account.name} cannot enter this folder)")
     print("\n".join([*lines, "", "Stop it with Ctrl-C."]), flush=True)
 
 

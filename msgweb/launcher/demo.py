@@ -9,7 +9,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from apps.messaging import Accepted, Messaging, MessagingError, Progress
-from msgweb import database
 from msgweb.launcher.errors import CannotStart
 from msgweb.launcher.launch import running
 
@@ -39,9 +38,6 @@ def run() -> None:
         place = (home / "postgres").resolve()
         shutil.rmtree(home, ignore_errors=True)
         shutil.rmtree(place, ignore_errors=True)
-        sockets = database.embedded_socket_dir(home)
-        for folder in (sockets, sockets.with_name(f"{sockets.name}-run")):
-            shutil.rmtree(folder, ignore_errors=True)
     print(f"Done in {time.monotonic() - began:.1f} s; nothing is left behind.", flush=True)
 
 

@@ -11,6 +11,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -247,6 +248,8 @@ class Installation:
             self._end_leftovers()
             if self.cluster is not None:
                 self.cluster.clear_leftovers()
+                shutil.rmtree(self.cluster.socket_dir, ignore_errors=True)
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
             for name in PROCESS_NAMES:
                 pid_path(name).unlink(missing_ok=True)
             self._lock.close()

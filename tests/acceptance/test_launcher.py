@@ -123,7 +123,7 @@ class Launcher:
         processes.end(self.leftovers(), signal.SIGKILL, 5)
         sockets = database.embedded_socket_dir(self.home)
         for folder in (sockets, sockets.with_name(f"{sockets.name}-run"), self.home):
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # what a failed test has left
 
 
 @pytest.fixture
@@ -160,6 +160,7 @@ def test_a_first_start_is_ready_says_how_to_get_in_and_stops_with_postgres_last(
     assert launcher.stop(signal.SIGINT) == 0
     assert launcher.leftovers() == []
     assert not list((launcher.home / "run").glob("*.pid"))
+    assert not database.embedded_socket_dir(launcher.home).exists()
     log = (launcher.home / "run" / "supervisord.log").read_text()
     stopped = re.findall(r"stopped: (\w+)", log)
     assert sorted(stopped) == sorted(NAMES)
