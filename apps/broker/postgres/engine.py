@@ -260,6 +260,9 @@ class PostgresEngine:
 
     def resolved(self) -> None:
         """Ids have come: tell those who waited for them."""
+        for queue in self._fresh:
+            if queue.owned and queue.id and queue.id > 0 and self._queues.get(queue.address) is not queue:
+                self._writer.add(Operation(closes=(queue.id,)))  # closed while it was being opened
         self._fresh = [queue for queue in self._fresh if queue.id is None]
         awaiting, self._awaiting = self._awaiting, []
         for queue, done in awaiting:

@@ -22,8 +22,9 @@ from msgweb.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 LOCK_CLASS = 1297568599  # "MWSW": the first key of the sessions' advisory locks
-LOCK_GRACE = 2.0  # seconds that a lock may be missing before its session counts as dead
+LOCK_GRACE = 3.0  # seconds that a lock may be missing before its session counts as dead
 ROUND = 1.0  # seconds between two looks at the others
+RETRY = 0.1  # seconds until the next look after a failure or a call for one
 TIDY_ROUNDS = 60  # rounds between two tidyings
 
 _LOCKLESS = """
@@ -163,8 +164,11 @@ class SessionKeeper:
                     await self._lost(self.session)
             except (psycopg.Error, Unavailable) as error:
                 logger.warning("the lease cannot be renewed now: %s", str(error).strip())
+                await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
+                continue
             try:
                 await asyncio.wait_for(self._look.wait(), ROUND * random.uniform(0.8, 1.2))
+                await asyncio.sleep(RETRY)  # many subscriptions that come at once are one look
             except TimeoutError:
                 pass
             self._look.clear()

@@ -30,6 +30,7 @@ BATCH_BYTES = 16 * 1024 * 1024
 CONGESTED_OPERATIONS = 20_000
 CONGESTED_BYTES = 64 * 1024 * 1024
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0  # seconds between attempts to reconnect
+CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
 
@@ -89,7 +90,6 @@ class Writer:
         self._relieved: list[Callable[[], None]] = []
         self._idle: list[asyncio.Future[None]] = []
         self._recovery: asyncio.Task[None] | None = None
-        self._closing = False
 
     # -- what the engine asks for
 
@@ -127,8 +127,10 @@ class Writer:
     async def close(self) -> None:
         """Write what was asked for, then disconnect."""
         if self._pipeline is not None:
-            await self.settled()
-        self._closing = True
+            try:
+                await asyncio.wait_for(self.settled(), CLOSE_SECONDS)
+            except TimeoutError:
+                logger.warning("the database does not answer; what it was asked for last is left open")
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
@@ -370,7 +372,7 @@ class Writer:
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
-            self._recover([], None)
+            self._recover([], None, delay=RETRY_LAST)
         elif len(operations) > 1:
             self._isolating = len(operations)  # one of them is bad: find it, keep the others
             self._put_back(operations)
@@ -399,14 +401,19 @@ class Writer:
         self._busy = True
         self._recover([], None)
 
-    def _recover(self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None = None) -> None:
+    def _recover(
+        self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None = None, delay: float = 0
+    ) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-        self._recovery = self._loop.create_task(self._reconnect(operations, batch, fenced))
+        self._recovery = self._loop.create_task(self._reconnect(operations, batch, fenced, delay))
 
-    async def _reconnect(self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None) -> None:
+    async def _reconnect(
+        self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None, delay: float
+    ) -> None:
         pause = RETRY_FIRST
+        await asyncio.sleep(delay)
         while True:
             try:
                 pipeline = await Pipeline.connect(self._conninfo, QUERIES)
