@@ -151,6 +151,7 @@ class ClientConnection(asyncio.Protocol):
         if self._receipts.waiting and not self._ending:
             self._receipts.settled(None, self._finish)
             return True
+        self._flush()  # the transport closes on return, and takes nothing more
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
