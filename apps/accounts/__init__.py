@@ -1,1 +1,1 @@
-"""Who may enter: namespaces (project.environment) and access keys. Imported by every other app; imports none of them."""
+"""Who may enter: namespaces (project.environment) and access keys. Every other app imports it; it imports none."""

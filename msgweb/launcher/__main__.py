@@ -31,7 +31,7 @@ def announce(installation: Installation) -> None:
         f"  log in     {web['username']} / {web['password']}",
         f"  STOMP      {stomp['host']}:{stomp['port']}, login {stomp['login']}",
         f"             passcode {stomp['passcode']}",
-        f"  REST       {credentials['api']['url']}",
+        f"  REST       {credentials['api']['url']}docs/",
         f"  all of it  {installation.home / 'credentials.json'}",
         f"  logs       {installation.run / 'log'}",
     ]
