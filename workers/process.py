@@ -105,7 +105,7 @@ class SlotProcess(asyncio.Protocol):
                     # Its own session: Ctrl-C at the terminal is for the supervisor, and the slot is ended together
                     # with whatever processes its task started.
                     start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(_project_paths())},
                 )
         except OSError:
             ours.close()
@@ -201,6 +201,13 @@ class SlotProcess(asyncio.Protocol):
 
     def _printed(self, line: str) -> None:
         self._owner.slot_printed(self, line)
+
+
+def _project_paths() -> list[str]:
+    """Where this process imports the project from. The interpreter's own folders stay out: a task may start another
+    version of Python."""
+    own = tuple(os.path.join(prefix, "") for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix})
+    return [path for path in dict.fromkeys(sys.path) if path and not path.startswith(own)]
 
 
 class _Output(asyncio.Protocol):

@@ -1,0 +1,469 @@
+"""Real workers on a real Postgres: what they do, and what becomes of their jobs when they die or are stopped."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from msgweb.home import REPOSITORY
+from tests.installation import Installation, until
+
+SECONDS = 30.0  # a deadline for a loaded machine, not an expectation
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+class Jobs:
+    """Asks an installation for jobs and watches them."""
+
+    def __init__(self, installation: Installation, folder: Path) -> None:
+        self.installation = installation
+        self.folder = folder
+        self.namespace = installation.credentials["stomp"]["namespace"]
+
+    def ask(self, task: str, reply_to: str = "", **arguments: Any) -> str:
+        """Ask for a job in a process of its own, as an application would; its id."""
+        code = (
+            "import json, sys\n"
+            "import django\n"
+            "django.setup()\n"
+            "from apps.jobs.submit import submit\n"
+            "namespace, task, arguments, reply_to = sys.argv[1:]\n"
+            "print(submit(namespace, task, json.loads(arguments), reply_to=reply_to or None).id)\n"
+        )
+        return self.python(code, self.namespace, task, json.dumps(arguments), reply_to)
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job in a process of its own."""
+        code = (
+            "import sys, uuid\n"
+            "import django\n"
+            "django.setup()\n"
+            "from apps.jobs.control import cancel\n"
+            "cancel(uuid.UUID(sys.argv[1]), 'the test')\n"
+        )
+        self.python(code, job)
+
+    def hold(self, polite: bool = True) -> str:
+        """A job that has begun and waits for `go`."""
+        job = self.ask("samples.hold", folder=str(self.folder), polite=polite)
+        self.until(lambda: self.begun(), "the job begins")
+        return job
+
+    def begun(self) -> list[list[int]]:
+        """Attempt and process id of each time that a holding job began."""
+        try:
+            text = (self.folder / "begun").read_text()
+        except FileNotFoundError:
+            return []
+        return [[int(word) for word in line.split()] for line in text.splitlines()]
+
+    def go(self) -> None:
+        """Let the holding jobs end."""
+        (self.folder / "go").touch()
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for something that the processes do."""
+        try:
+            until(condition, SECONDS, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.installation.logs()}") from None
+
+    def row(self, job: str) -> dict[str, Any]:
+        """State, attempt, failures, result, error and worker of a job."""
+        names = ["state", "attempt", "failures", "result", "error", "worker"]
+        query = f"SELECT {', '.join(names)} FROM jobs_job WHERE id = %s"
+        return dict(zip(names, self.installation.query(query, (job,))[0], strict=True))
+
+    def end(self, job: str) -> dict[str, Any]:
+        """The job when it has ended."""
+        self.until(lambda: self.row(job)["state"] in ENDED, "the job ends")
+        return self.row(job)
+
+    def states(self, job: str) -> list[str]:
+        """The states that it went through."""
+        query = "SELECT data->>'state' FROM jobs_event WHERE job_id = %s AND kind = 'state' ORDER BY id"
+        return [row[0] for row in self.installation.query(query, (job,))]
+
+    def log(self, job: str) -> list[tuple[str, str]]:
+        """Level and text of its log."""
+        query = "SELECT data->>'level', data->>'text' FROM jobs_event WHERE job_id = %s AND kind = 'log' ORDER BY id"
+        return self.installation.query(query, (job,))
+
+    def outcomes(self, job: str) -> list[str]:
+        """How its attempts ended."""
+        query = "SELECT outcome FROM jobs_attempt WHERE job_id = %s ORDER BY number"
+        return [row[0] for row in self.installation.query(query, (job,))]
+
+    def waiting(self, queue: str = "samples") -> int:
+        """How many messages there are in a queue, held ones too."""
+        query = (
+            "SELECT count(*) FROM msgweb.message m JOIN msgweb.destination d ON d.id = m.destination WHERE d.name = %s"
+        )
+        return int(self.installation.query(query, (queue,))[0][0])
+
+    def slots(self, worker: str = "worker") -> list[int]:
+        """The process ids of a worker's slots."""
+        found = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(self.installation.pid(worker))],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [int(word) for word in found.stdout.split()]
+
+    def python(self, code: str, *arguments: str) -> str:
+        """Run code in a process of its own, on the installation; its output."""
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=REPOSITORY,
+            env={**self.installation.env, "DJANGO_SETTINGS_MODULE": "msgweb.settings", "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def jobs(installation: Installation, tmp_path: Path) -> Jobs:
+    installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
+    return Jobs(installation, tmp_path)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended (a zombie has)."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def start(jobs: Jobs, name: str = "worker", *arguments: str) -> None:
+    jobs.installation.start(name, arguments=("--queue", "samples", *arguments))
+
+
+def test_a_job_is_done_its_reply_sent_and_its_message_gone(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.add", reply_to="answers", a=4)
+    ended = jobs.end(job)
+    assert (ended["state"], ended["result"], ended["attempt"], ended["worker"]) == ("succeeded", {"sum": 5}, 1, None)
+    assert jobs.states(job) == ["ready", "running", "succeeded"]
+    assert jobs.installation.query("SELECT done, total, text FROM jobs_progress") == [(3, 3, "adding")]
+    assert jobs.waiting("answers") == 1
+    jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+
+
+def test_all_that_a_task_says_is_its_log(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.talk")
+    assert jobs.end(job)["state"] == "succeeded"
+    log = jobs.log(job)
+    spoken = [entry for entry in log if entry[1] != "by a child"]
+    assert spoken == [
+        ("debug", "by the context"),
+        ("info", "by print"),
+        ("warning", "by logging"),
+        ("info", "an unfinished line"),
+    ]
+    assert ("info", "by a child") in log
+
+
+def test_a_task_that_says_too_much_is_cut_with_a_notice(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.flood", lines=10_000)
+    assert jobs.end(job)["state"] == "succeeded"
+    log = jobs.log(job)
+    assert log[0] == ("info", "line 0")
+    kept = sum(text.startswith("line") for _, text in log)
+    assert 2000 <= kept < 10_000
+    left_out = [int(m[1].replace(",", "")) for _, text in log if (m := re.match(r"… ([\d,]+) lines left out", text))]
+    assert kept + sum(left_out) == 10_000
+
+
+def test_a_failing_task_is_tried_again_and_then_failed(jobs: Jobs) -> None:
+    start(jobs)
+    first, second = jobs.ask("samples.fail"), jobs.ask("samples.fail", until_attempt=2)
+    nonsense = jobs.ask("samples.returns_nonsense")
+    ended = jobs.end(first)
+    assert (ended["state"], ended["attempt"], ended["failures"]) == ("failed", 2, 2)
+    assert ended["error"]["code"] == "task_error"
+    assert ended["error"]["message"] == "ValueError: attempt 2 fails"
+    assert "sample_tasks.py" in ended["error"]["traceback"]
+    assert jobs.states(first) == ["ready", "running", "waiting", "running", "failed"]
+    assert jobs.end(second)["result"] == 2
+    assert jobs.end(nonsense)["error"]["code"] == "bad_result"
+
+
+def test_a_task_that_leaves_a_transaction_open_spoils_no_other(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1")
+    ended = [jobs.end(jobs.ask("samples.leaves_transaction")) for _ in range(2)]
+    assert [(job["state"], job["result"]) for job in ended] == [("succeeded", False)] * 2
+
+
+def test_a_message_that_is_no_job_goes_to_the_dead_letters(jobs: Jobs) -> None:
+    start(jobs)
+    for headers in ("{}", '{"job-id": "x"}', '{"job-id": "12345678-1234-5678-1234-567812345678"}'):
+        jobs.installation.query(
+            "SELECT msgweb.send(%s, '/queue/samples', 'hello', %s::jsonb)", (jobs.namespace, headers)
+        )
+    jobs.until(lambda: jobs.waiting("DLQ.samples") == 3, "the messages are moved")
+    assert jobs.waiting() == 0
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+
+
+def test_a_task_that_this_installation_does_not_know_fails_at_once(jobs: Jobs) -> None:
+    job = jobs.ask("samples.add", a=1)
+    jobs.installation.query("UPDATE jobs_job SET task = 'samples.of_tomorrow', max_attempts = 3 WHERE id = %s", (job,))
+    start(jobs)
+    ended = jobs.end(job)
+    assert (ended["state"], ended["attempt"], ended["error"]["code"]) == ("failed", 1, "unknown_task")
+
+
+def test_a_namespace_that_is_made_later_is_served(jobs: Jobs) -> None:
+    start(jobs)
+    code = (
+        "import django\n"
+        "django.setup()\n"
+        "from apps.accounts.models import Namespace\n"
+        "Namespace.objects.create(name='late.test')\n"
+    )
+    jobs.python(code)
+    jobs.namespace = "late.test"
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+
+
+def test_the_job_of_a_killed_worker_is_taken_up_by_the_next_and_ends_once(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.hold", reply_to="answers", folder=str(jobs.folder))
+    jobs.until(jobs.begun, "the job begins")
+    slots = jobs.slots()
+    assert len(slots) == 2
+    jobs.installation.kill("worker")
+    jobs.until(lambda: all(map(gone, slots)), "the slots die with their supervisor")
+    start(jobs, "worker2")
+    jobs.until(lambda: len(jobs.begun()) == 2, "the job begins again")
+    jobs.go()
+    ended = jobs.end(job)
+    assert (ended["state"], ended["result"], ended["attempt"], ended["failures"]) == ("succeeded", 2, 2, 0)
+    assert jobs.outcomes(job) == ["interrupted", "succeeded"]
+    assert jobs.waiting("answers") == 1
+    jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+
+
+def test_a_worker_that_was_taken_for_dead_leaves_the_job_to_the_next(jobs: Jobs) -> None:
+    jobs.installation.env["MSGWEB_LEASE_SECONDS"] = "2"
+    start(jobs)
+    job = jobs.ask("samples.hold", reply_to="answers", folder=str(jobs.folder))
+    jobs.until(jobs.begun, "the job begins")
+    ((_, first),) = jobs.begun()
+    jobs.installation.signal("worker", signal.SIGSTOP)
+    start(jobs, "worker2")
+    jobs.until(lambda: len(jobs.begun()) == 2, "the next worker begins the job again")
+    jobs.installation.signal("worker", signal.SIGCONT)
+    jobs.until(lambda: gone(first), "the first worker ends its own run")
+    jobs.go()
+    ended = jobs.end(job)
+    assert (ended["state"], ended["result"], ended["failures"]) == ("succeeded", 2, 0)
+    assert jobs.outcomes(job) == ["interrupted", "succeeded"]
+    assert jobs.waiting("answers") == 1
+    assert jobs.installation.stop("worker", SECONDS) == 0
+
+
+def test_a_worker_whose_session_was_ended_goes_on_under_another(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    jobs.installation.query("SELECT msgweb.bury_sessions(array_agg(id)) FROM msgweb.session WHERE kind = 'worker'")
+    jobs.until(lambda: len(jobs.begun()) == 2, "the job begins again")
+    first = jobs.begun()[0][1]
+    jobs.until(lambda: gone(first), "the first run is ended")
+    jobs.go()
+    ended = jobs.end(job)
+    assert (ended["state"], ended["result"], ended["failures"]) == ("succeeded", 2, 0)
+    assert jobs.states(job) == ["ready", "running", "running", "succeeded"]
+
+
+def test_a_job_that_kills_its_process_fails_at_last_and_the_worker_lives_on(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1")
+    job = jobs.ask("samples.kill_itself", folder=str(jobs.folder))
+    ended = jobs.end(job)
+    assert (ended["state"], ended["attempt"], ended["failures"]) == ("failed", 2, 2)
+    assert ended["error"]["code"] == "slot_died"
+    assert "SIGKILL" in ended["error"]["message"]
+    assert len(jobs.begun()) == 2
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+
+
+def test_a_process_killed_from_outside_costs_one_attempt_at_once(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    ((_, pid),) = jobs.begun()
+    os.kill(pid, signal.SIGKILL)
+    jobs.until(lambda: len(jobs.begun()) == 2, "the job begins again")
+    jobs.go()
+    ended = jobs.end(job)
+    assert (ended["state"], ended["attempt"], ended["failures"]) == ("succeeded", 2, 1)
+
+
+def test_sigterm_waits_for_the_job_and_takes_no_other(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    jobs.installation.signal("worker", signal.SIGTERM)
+    jobs.until(lambda: "draining: 1 job still" in jobs.installation.log("worker"), "the worker drains")
+    another = jobs.ask("samples.add", a=1)
+    jobs.until(lambda: jobs.installation.query("SELECT 1 FROM jobs_event WHERE kind = 'progress'"), "it still records")
+    jobs.go()
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    assert jobs.row(job)["state"] == "succeeded"
+    assert jobs.row(job)["attempt"] == 1
+    assert jobs.row(another)["state"] == "ready"
+    assert jobs.waiting() == 1
+
+
+def test_a_job_is_cancelled_while_its_worker_drains(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    jobs.installation.signal("worker", signal.SIGTERM)
+    jobs.until(lambda: "draining" in jobs.installation.log("worker"), "the worker drains")
+    jobs.cancel(job)
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    assert jobs.row(job)["state"] == "cancelled"
+
+
+def test_sigterm_to_every_process_at_once_still_lets_the_job_end(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    for pid in jobs.slots():
+        os.kill(pid, signal.SIGTERM)
+    jobs.installation.signal("worker", signal.SIGTERM)
+    jobs.until(lambda: "draining" in jobs.installation.log("worker"), "the worker drains")
+    jobs.go()
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    assert (jobs.row(job)["state"], jobs.row(job)["attempt"]) == ("succeeded", 1)
+
+
+def test_a_second_sigterm_hands_the_job_back_at_no_cost(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold(polite=False)
+    jobs.installation.signal("worker", signal.SIGTERM)
+    jobs.until(lambda: "draining" in jobs.installation.log("worker"), "the worker drains")
+    jobs.installation.signal("worker", signal.SIGTERM)
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    row = jobs.row(job)
+    assert (row["state"], row["failures"], row["worker"]) == ("ready", 0, None)
+    assert jobs.outcomes(job) == ["interrupted"]
+    start(jobs, "worker2")
+    jobs.until(lambda: len(jobs.begun()) == 2, "the job begins again")
+    jobs.go()
+    assert jobs.end(job)["state"] == "succeeded"
+    assert jobs.states(job) == ["ready", "running", "ready", "running", "succeeded"]
+
+
+def test_a_drain_with_a_limit_hands_back_what_is_left(jobs: Jobs) -> None:
+    start(jobs, "worker", "--drain-limit", "0.1")
+    job = jobs.hold()
+    assert jobs.installation.stop("worker", SECONDS) == 0
+    assert jobs.row(job)["state"] == "ready"
+
+
+def test_a_running_job_stops_at_its_checkpoint_when_it_is_cancelled(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    pids = jobs.slots()
+    jobs.cancel(job)
+    ended = jobs.end(job)
+    assert (ended["state"], ended["error"]["code"]) == ("cancelled", "cancelled")
+    assert jobs.outcomes(job) == ["cancelled"]
+    assert jobs.slots() == pids  # nobody had to be killed
+    jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+
+
+def test_a_job_that_will_not_stop_is_ended_after_the_grace(jobs: Jobs) -> None:
+    start(jobs, "worker", "--cancel-grace", "0.2")
+    job = jobs.hold(polite=False)
+    ((_, pid),) = jobs.begun()
+    jobs.cancel(job)
+    assert jobs.end(job)["state"] == "cancelled"
+    jobs.until(lambda: gone(pid), "its process is ended")
+    assert jobs.outcomes(job) == ["cancelled"]
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+
+
+def test_a_worker_is_replaced_slot_by_slot_after_so_many_jobs(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1", "--slot-jobs", "1")
+    (first,) = jobs.slots()
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+    jobs.until(lambda: jobs.slots() and first not in jobs.slots(), "another slot takes its place")
+    assert jobs.end(jobs.ask("samples.add", a=2))["state"] == "succeeded"
+
+
+def test_a_worker_waits_for_its_database(jobs: Jobs) -> None:
+    right = jobs.installation.env["DATABASE_URL"]
+    jobs.installation.env["DATABASE_URL"] = "host=127.0.0.1 port=1 dbname=nowhere connect_timeout=2"
+    process = subprocess.Popen(
+        [sys.executable, "manage.py", "runworker"],
+        cwd=REPOSITORY,
+        env=jobs.installation.env,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    jobs.installation.env["DATABASE_URL"] = right
+    assert process.stderr is not None
+    with process:
+        said = ""
+        while "no database yet" not in said:
+            said = process.stderr.readline()
+            assert said, "the worker ended"
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+
+
+def test_what_a_job_says_while_the_database_is_away_is_recorded_when_it_is_back(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.hold()
+    name = psycopg.conninfo.conninfo_to_dict(jobs.installation.database)["dbname"]
+    elsewhere = psycopg.conninfo.make_conninfo(jobs.installation.database, dbname="postgres")
+    with psycopg.connect(elsewhere, autocommit=True) as admin:
+        identifier = psycopg.sql.Identifier(str(name))
+        admin.execute(psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS false").format(identifier))
+        try:
+            admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+            jobs.go()
+            jobs.until(
+                lambda: re.search("database (is away|does not answer)", jobs.installation.log("worker")),
+                "the worker notices",
+            )
+        finally:
+            admin.execute(psycopg.sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(identifier))
+    ended = jobs.end(job)
+    assert ended["state"] == "succeeded"
+    assert ended["failures"] == 0
+    jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+
+
+def test_a_worker_holds_no_more_messages_than_it_has_slots_whatever_the_number_of_queues(jobs: Jobs) -> None:
+    asked = []
+    for number in range(4):
+        name = f"world{number}.test"
+        jobs.installation.query("INSERT INTO accounts_namespace (name, created_at) VALUES (%s, now())", (name,))
+        jobs.namespace = name
+        asked += [jobs.ask("samples.hold", folder=str(jobs.folder)) for _ in range(2)]
+    start(jobs, "worker", "--slots", "1")
+    held = "SELECT count(*) FROM msgweb.message WHERE session IS NOT NULL"
+    jobs.until(jobs.begun, "the first job begins")
+    jobs.until(lambda: jobs.installation.query(held) == [(1,)], "what came in excess is given back")
+    start(jobs, "worker2", "--slots", "2")
+    jobs.until(lambda: len(jobs.begun()) == 3, "the next worker takes what the first one left")
+    jobs.until(lambda: jobs.installation.query(held) == [(3,)], "what came in excess is given back")
+    jobs.go()
+    assert [jobs.end(job)["result"] for job in asked] == [1] * 8
+    assert jobs.installation.query("SELECT max(attempt) FROM jobs_job") == [(1,)]
