@@ -153,7 +153,7 @@ class JobFeed:
         reader = self._reader
         if reader is not None and not self._watches:  # a new listener may have come meanwhile
             self._reader = None
-            reader.submit(connections.close_all)
+            await asyncio.get_running_loop().run_in_executor(reader, connections.close_all)
             reader.shutdown(wait=False)
 
     async def _listen(self) -> None:
