@@ -18,7 +18,7 @@ import traceback
 import uuid
 from types import FrameType
 
-from msgweb.errors import MsgwebError
+from msgweb.errors import BadRequest, MsgwebError
 from workers import wire
 from workers.limits import LogLimiter
 
@@ -167,7 +167,8 @@ class Slot:
         except JobCancelled:
             return wire.Ended("cancelled")
         except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
-            return wire.Ended("failed", error=describe(error))
+            # A bad request stays one: trying it again changes nothing.
+            return wire.Ended("failed", error=describe(error), again=not isinstance(error, BadRequest))
         finally:
             for stream in self._streams:
                 stream.end_line()

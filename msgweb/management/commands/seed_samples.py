@@ -11,7 +11,7 @@ from apps.jobs.models import Job
 from apps.jobs.submit import submit
 
 NAMESPACE = "firebrand.development"
-PRODUCTS = 300
+PRODUCTS = 2_000
 #: Always the same: to ask twice with one id is to ask once.
 SAMPLE_JOB = uuid.UUID("6d736777-6562-4000-8000-73616d706c65")
 
