@@ -13,7 +13,7 @@ from apps.accounts.models import Namespace
 from apps.broker import outbox
 from apps.broker.engine import Address, Engine, Message, Unit
 from apps.broker.postgres import PostgresEngine
-from msgweb.errors import BadDestination, BadMessage, NotFound, SessionLost
+from msgweb.errors import BadDestination, BadMessage, NotFound, SessionLost, Unavailable
 from tests.conformance.engines import Recorder, done, send, sync
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -374,6 +374,21 @@ def test_a_broken_connection_loses_and_repeats_nothing(play, conninfo):
         assert consumer.lost_count == 0
 
     play(scenario)
+
+
+def test_an_engine_that_cannot_start_leaves_no_connection_behind(conninfo):
+    async def scenario() -> None:
+        elsewhere = psycopg.conninfo.make_conninfo(conninfo, dbname="postgres")  # there, but without our schema
+        async with await psycopg.AsyncConnection.connect(elsewhere, autocommit=True) as connection:
+            for _ in range(3):
+                with pytest.raises(Unavailable):
+                    await PostgresEngine(elsewhere).start()
+            cursor = await connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = 'postgres' AND application_name LIKE 'msgweb %'"
+            )
+            assert await cursor.fetchone() == (0,)
+
+    asyncio.run(scenario())
 
 
 def test_outbox_sends_in_the_callers_transaction(play, conninfo):

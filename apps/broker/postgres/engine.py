@@ -84,9 +84,13 @@ class PostgresEngine:
             published=self._topics.deliver,
             sessions_changed=self._sessions_changed,
         )
-        await self._listener.start()
-        await self._keeper.open()
-        await self._writer.start()
+        try:
+            await self._listener.start()
+            await self._keeper.open()
+            await self._writer.start()
+        except BaseException:
+            await self.close()
+            raise
         self._started = True
 
     async def close(self) -> None:
