@@ -31,6 +31,7 @@ IDLE_SECONDS = 30.0
 RUN_SECONDS = 300
 
 Figures = dict[str, float]
+Results = dict[str, dict[str, list[Figures]]]  # by scenario, then by broker
 
 
 class Asked(BaseException):
@@ -138,26 +139,39 @@ def _generators_used() -> float:
     return ended.ru_utime + ended.ru_stime
 
 
-def compare(running: list[Broker], options: argparse.Namespace) -> dict[str, dict[str, list[Figures]]]:
-    """All runs: by scenario, then by broker. The brokers take turns, so that a busy minute hits both."""
+def compare(running: list[Broker], options: argparse.Namespace) -> tuple[Results, list[str]]:
+    """All runs, and what went wrong. The brokers take turns, so that a busy minute hits both.
+
+    A scenario that fails has no results; the others are measured all the same.
+
+    Raises:
+        BenchError: a broker does not even pass the warm-up.
+    """
     for broker in running:
         load(broker, *WARM_UP)
-    results: dict[str, dict[str, list[Figures]]] = {}
+    results: Results = {}
+    failures = []
     for name in options.scenario:
-        results[name] = {broker.name: [] for broker in running}
-        for number in range(1, options.repeat + 1):
-            for broker in running:
-                figures = measure(broker, running, SCENARIOS[name], options.messages)
-                results[name][broker.name].append(figures)
-                rate = figures[SCENARIOS[name].rows[-1].rate]
-                _say(f"  {name} {number}/{options.repeat} {broker.name}: {rate:,.0f}/s")
-    return results
+        by_broker: dict[str, list[Figures]] = {broker.name: [] for broker in running}
+        try:
+            for number in range(1, options.repeat + 1):
+                for broker in running:
+                    figures = measure(broker, running, SCENARIOS[name], options.messages)
+                    by_broker[broker.name].append(figures)
+                    rate = figures[SCENARIOS[name].rows[-1].rate]
+                    _say(f"  {name} {number}/{options.repeat} {broker.name}: {rate:,.0f}/s")
+        except BenchError as error:
+            _say(f"  {name} failed: {error}")
+            failures.append(f"{name} failed: {error}")
+        else:
+            results[name] = by_broker
+    return results, failures
 
 
 # -- reporting
 
 
-def faults(results: dict[str, dict[str, list[Figures]]]) -> list[str]:
+def faults(results: Results) -> list[str]:
     """What must not be: messages lost, repeated, out of order or left over."""
     return [
         f"{scenario}, {broker}, run {number}: {fault} {figures[fault]:g}"
@@ -169,7 +183,7 @@ def faults(results: dict[str, dict[str, list[Figures]]]) -> list[str]:
     ]
 
 
-def table(results: dict[str, dict[str, list[Figures]]], names: list[str]) -> str:
+def table(results: Results, names: list[str]) -> str:
     """The results as a table in Markdown."""
     heads = ["scenario", *(f"{name} /s, median (min-max)" for name in names)]
     heads += ["ratio"] if len(names) == 2 else []
@@ -213,9 +227,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _report(
-    results: dict[str, dict[str, list[Figures]]], running: list[Broker], wrong: list[str], facts: dict[str, Any]
-) -> None:
+def _report(results: Results, running: list[Broker], wrong: list[str], facts: dict[str, Any]) -> None:
     versions = {broker.name: {"version": broker.version, "disk": broker.fsync} for broker in running}
     if facts.pop("json"):
         print(json.dumps({**facts, "brokers": versions, "faults": wrong, "results": results}, ensure_ascii=False))
@@ -259,13 +271,13 @@ def main(arguments: list[str] | None = None) -> int:
                     running.append(stack.enter_context(brokers.ours()))
                 if options.only != "ours" and not missing:
                     running.append(stack.enter_context(brokers.rabbitmq()))
-                results = compare(running, options)
+                results, failures = compare(running, options)
             finally:
                 # A second Ctrl-C must not leave half of it running; the stack ends the brokers after this.
                 for how in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                     signal.signal(how, signal.SIG_IGN)
                 _say("Stopping ...")
-            wrong = faults(results)
+            wrong = failures + faults(results)
             _report(results, running, wrong, facts | {"ended": _now(), "load_after": _load()})
     except Asked:
         _say("Stopped.")
