@@ -9,6 +9,7 @@ import psycopg
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
+from apps.broker.postgres.pipeline import first_line
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class Listener:
         try:
             connection = await self._connect()
         except psycopg.Error as error:
-            raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+            raise Unavailable(f"the database cannot be used: {first_line(error)}") from error
         self._task = asyncio.get_running_loop().create_task(self._listen(connection))
 
     async def close(self) -> None:
@@ -84,7 +85,8 @@ class Listener:
                     await self._heard(connection, notification)
                 raise psycopg.OperationalError("the connection ended")
             except psycopg.Error as error:
-                logger.warning("cannot listen now (%s); next attempt in %.2f s", str(error).strip(), pause)
+                if pause == RETRY_FIRST:  # once an outage
+                    logger.warning("cannot listen now: %s", first_line(error))
                 await connection.close()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_LAST)

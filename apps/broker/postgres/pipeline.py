@@ -20,6 +20,11 @@ PLANNING = (
 Step = tuple[str, Sequence[bytes | None]]
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, without libpq's advice below it."""
+    return str(error).strip().partition("\n")[0]
+
+
 class StatementFailed(Exception):
     """Postgres refused a statement; the whole pipeline was rolled back.
 

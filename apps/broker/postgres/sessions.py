@@ -17,6 +17,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
+from apps.broker.postgres.pipeline import first_line
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class SessionKeeper:
             async with self._turn:
                 await self._open()
         except psycopg.Error as error:
-            raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+            raise Unavailable(f"the database cannot be used: {first_line(error)}") from error
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._keep())
 
@@ -110,7 +111,7 @@ class SessionKeeper:
             try:
                 await self._open()
             except psycopg.Error as error:
-                raise Unavailable(f"the database cannot be used: {str(error).strip()}") from error
+                raise Unavailable(f"the database cannot be used: {first_line(error)}") from error
             return True
 
     async def close(self) -> None:
@@ -156,14 +157,18 @@ class SessionKeeper:
         return self._connection
 
     async def _keep(self) -> None:
+        failing = False
         while True:
             try:
                 async with self._turn:
                     lost = not await self._round()
                 if lost:
                     await self._lost(self.session)
+                failing = False
             except (psycopg.Error, Unavailable) as error:
-                logger.warning("the lease cannot be renewed now: %s", str(error).strip())
+                if not failing:  # once an outage
+                    logger.warning("the lease cannot be renewed now: %s", first_line(error))
+                failing = True
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
                 continue
             try:

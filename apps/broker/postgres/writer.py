@@ -18,7 +18,7 @@ from psycopg import pq
 from apps.broker.engine import Address, Delivery, Message, MessageId, SessionId
 from apps.broker.postgres import packing, topics
 from apps.broker.postgres.batch import Batch, Operation
-from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step
+from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step, first_line
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sql import QUERIES
 from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
@@ -358,7 +358,7 @@ class Writer:
         for queue, _ in batch.claims if batch else ():
             queue.waiting = True
         if isinstance(error, ConnectionLost):
-            logger.warning("lost the database: %s", error)
+            logger.warning("lost the database: %s", first_line(error))
             self._recover(operations, batch)
         elif error.sqlstate == "MW001":
             logger.warning("this process was taken for dead; it opens another session")
@@ -428,7 +428,8 @@ class Writer:
                     raise
                 break
             except (psycopg.Error, StatementFailed, ConnectionLost, Unavailable) as error:
-                logger.warning("the database is away (%s); next attempt in %.2f s", str(error).strip(), pause)
+                if pause == RETRY_FIRST:  # once an outage
+                    logger.warning("the database is away: %s", first_line(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_LAST)
         logger.info("the database is back")
