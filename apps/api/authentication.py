@@ -1,8 +1,9 @@
 """Who asks: a program by its access key, or a person by the console's session."""
 
 from dataclasses import dataclass
+from typing import cast
 
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import User
 from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from rest_framework.authentication import BaseAuthentication, SessionAuthentication, get_authorization_header
 from rest_framework.request import Request
@@ -68,7 +69,7 @@ class ConsoleAuthentication(SessionAuthentication):
     """The console's own session, with Django's protection against cross-site requests."""
 
 
-class _AccessKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class _AccessKeyScheme(OpenApiAuthenticationExtension):
     target_class = AccessKeyAuthentication
     name = "accessKey"
 
@@ -81,7 +82,7 @@ class _AccessKeyScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyp
         }
 
 
-class _ConsoleScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+class _ConsoleScheme(OpenApiAuthenticationExtension):
     target_class = ConsoleAuthentication
     name = "consoleSession"
 
@@ -89,11 +90,16 @@ class _ConsoleScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped
         return {"type": "apiKey", "in": "cookie", "name": "sessionid", "description": "The console's log-in."}
 
 
-def namespaces_of(user: "Program | AbstractBaseUser") -> frozenset[str] | None:
-    """The namespaces that this user may enter; None is all, for the console's people."""
-    return user.namespaces if isinstance(user, Program) else None
+def asker_of(request: Request) -> "Program | User":
+    """Who asks; after authentication."""
+    return cast("Program | User", request.user)  # REST framework's types know Django's users only
 
 
-def name_of(user: "Program | AbstractBaseUser") -> str:
-    """The user's name, for people."""
-    return user.name if isinstance(user, Program) else user.get_username()
+def namespaces_of(asker: "Program | User") -> frozenset[str] | None:
+    """The namespaces that they may enter; None is all, for the console's people."""
+    return asker.namespaces if isinstance(asker, Program) else None
+
+
+def name_of(asker: "Program | User") -> str:
+    """Their name, for people."""
+    return asker.name if isinstance(asker, Program) else asker.get_username()

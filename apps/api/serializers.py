@@ -9,14 +9,16 @@ from rest_framework import serializers
 from apps.jobs.links import status_url
 from apps.jobs.models import Job, Progress
 
-PRIORITY = {"min_value": 0, "max_value": 9, "default": 4, "help_text": "0 to 9; the higher goes first."}
+PRIORITY: dict[str, Any] = {"min_value": 0, "max_value": 9, "default": 4, "help_text": "0 to 9; the higher goes first."}
 
 
 class MessageSerializer(serializers.Serializer[Any]):
     """A message in a JSON envelope."""
 
     body = serializers.JSONField(
-        required=False, help_text="A text, or any other JSON value, which is sent as JSON.", default=None
+        required=False,
+        allow_null=True,
+        help_text="A text, or any other JSON value, which is sent as JSON.",
     )
     body_base64 = serializers.CharField(required=False, help_text="Instead of `body`: bytes, in base 64.")
     headers = serializers.DictField(child=serializers.CharField(allow_blank=True), required=False, default=dict)
@@ -56,7 +58,7 @@ class ParameterSerializer(serializers.Serializer[Any]):
     """An argument of a task."""
 
     name = serializers.CharField()
-    required = serializers.BooleanField()
+    required = serializers.BooleanField()  # type: ignore[assignment]  # the field's own name for something else
 
 
 class TaskSerializer(serializers.Serializer[Any]):

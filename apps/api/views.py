@@ -4,9 +4,9 @@ import base64
 import binascii
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn, cast
 
 from asgiref.sync import sync_to_async
 from django.db import connection
@@ -26,6 +26,7 @@ from apps.api.authentication import (
     ConsoleAuthentication,
     NotAuthenticated,
     Program,
+    asker_of,
     name_of,
     namespaces_of,
 )
@@ -56,7 +57,7 @@ class Endpoint(APIView):
         """Problem details for everything."""
         return problems.handle
 
-    def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> None:
+    def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> NoReturn:
         """Say what is missing."""
         if not request.successful_authenticator:
             raise NotAuthenticated("send an access key: Authorization: Bearer <login>.<passcode>")
@@ -69,7 +70,7 @@ class Endpoint(APIView):
             AccessRefused: the key does not open it.
             NotFound: there is none; said only to those who may know.
         """
-        opened = namespaces_of(self.request.user)
+        opened = namespaces_of(asker_of(self.request))
         if opened is not None:
             if namespace not in opened:
                 raise AccessRefused(f"this key does not open the namespace {namespace!r}")
@@ -82,8 +83,8 @@ class Endpoint(APIView):
         Raises:
             AccessRefused: the account has not the permission.
         """
-        user = self.request.user
-        if not isinstance(user, Program) and not user.has_perm(permission):
+        asker = asker_of(self.request)
+        if not isinstance(asker, Program) and not asker.has_perm(permission):
             raise AccessRefused(f"this account has not the permission {permission}")
 
     def job(self, job_id: uuid.UUID) -> Job:
@@ -93,7 +94,7 @@ class Endpoint(APIView):
             UnknownJob: there is none, or it is in a namespace that the key does not open.
         """
         jobs = Job.objects.select_related("progress")
-        opened = namespaces_of(self.request.user)
+        opened = namespaces_of(asker_of(self.request))
         if opened is not None:
             jobs = jobs.filter(namespace__in=opened)
         found = jobs.filter(id=job_id).first()
@@ -227,9 +228,9 @@ class Jobs(Endpoint):
     def post(self, request: Request) -> Response:
         """A job; the `Location` header says where it is followed."""
         asked = bodies.read_json(request)
-        user = request.user
-        if isinstance(user, Program):
-            asked.setdefault("namespace", user.key.default_namespace.name)
+        asker = asker_of(request)
+        if isinstance(asker, Program):
+            asked.setdefault("namespace", asker.key.default_namespace.name)
         form = forms.SubmitSerializer(data=asked)
         form.is_valid(raise_exception=True)
         given = form.validated_data
@@ -246,7 +247,7 @@ class Jobs(Endpoint):
             reply_to=given.get("reply_to"),
             correlation_id=given.get("correlation_id"),
             wants_progress=given["wants_progress"],
-            requested_by=name_of(user),
+            requested_by=name_of(asker),
             priority=given["priority"],
         )
         data = forms.JobSerializer(self.job(job.id)).data
@@ -286,16 +287,16 @@ def wait_of(text: str | None) -> float:
     return seconds
 
 
-def waiting(view: Callable[..., HttpResponseBase]) -> Callable[..., Awaitable[HttpResponseBase]]:
+def waiting(view: Callable[..., HttpResponseBase]) -> Callable[..., Coroutine[Any, Any, HttpResponseBase]]:
     """Let the answer of `JobDetail` wait for the job's end, at next to no cost.
 
     The view itself runs before and after, as every view does. In between nothing is held but this coroutine and the
     request's idle thread: the process's one LISTEN connection wakes all who wait, and the request's own database
     connection is given back.
     """
-    ask = sync_to_async(view)
+    ask = sync_to_async(cast("Callable[..., Response]", view))
 
-    async def wait_and_answer(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseBase:
+    async def wait_and_answer(request: HttpRequest, job_id: uuid.UUID) -> Response:
         response = await ask(request, job_id=job_id)
         seconds = float(request.GET.get("wait") or 0) if response.status_code == 200 else 0
         if seconds and request.method == "GET" and not response.data["final"]:
@@ -333,7 +334,7 @@ class JobCancel(Endpoint):
         """To cancel twice is to cancel once; a job that has ended otherwise is a conflict."""
         self.job(job_id)
         self.need("jobs.change_job")
-        control.cancel(job_id, by=name_of(request.user))
+        control.cancel(job_id, by=name_of(asker_of(request)))
         job = self.job(job_id)
         return Response(forms.JobSerializer(job).data, status=200 if job.is_final else 202)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from asgiref.sync import sync_to_async
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
 from django.db.models import Max, QuerySet
@@ -183,7 +182,7 @@ async def _log_text(job_id: uuid.UUID) -> AsyncIterator[bytes]:
     position = 0
     logs = Event.objects.filter(job_id=job_id, kind=Event.Kind.LOG).order_by("id")
     while True:
-        batch = await sync_to_async(list[Event])(logs.filter(id__gt=position)[:LOG_BATCH])
+        batch = [event async for event in logs.filter(id__gt=position)[:LOG_BATCH]]
         if not batch:
             return
         position = batch[-1].id

@@ -56,7 +56,7 @@ def stream_path(kind: Kind, value: str, namespace: str = "") -> str:
     return f"/events/{kind}/{stream_token(kind, value, namespace)}"
 
 
-def grant_of(kind: Kind, token: str, lifetime: float = LIFETIME) -> Grant:
+def grant_of(kind: Kind, token: str, lifetime: int = LIFETIME) -> Grant:
     """What the token opens.
 
     Raises:

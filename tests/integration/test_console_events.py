@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple
 
@@ -562,5 +562,3 @@ def test_no_thread_is_held_by_an_open_stream(job: Job) -> None:
                 await context.__aexit__(None, None, None)
 
     run(test())
-
-

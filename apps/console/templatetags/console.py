@@ -61,8 +61,9 @@ def duration(run: Any) -> timedelta | None:
     """How long a job or an attempt took, or has taken until now; None when it has not begun."""
     if run.started_at is None:
         return None
+    started: datetime = run.started_at
     ended: datetime | None = run.finished_at if hasattr(run, "finished_at") else run.ended_at
-    return (ended or timezone.now()) - run.started_at
+    return (ended or timezone.now()) - started
 
 
 @register.filter
