@@ -96,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         self._unconfirmed: Callable[[MsgwebError | None], None] = self._sent_without_receipt
         self._subscriptions: dict[str, ClientSubscription] = {}
         self._autos = 0
+        self._written: list[ClientSubscription] = []  # with messages to be acked once they are written
         self._reply_queues: dict[str, ReplyQueue] = {}
         self._transactions: dict[str, Transaction] = {}
         self._errands: deque[tuple[Callable[[], Awaitable[object]], Callable[[MsgwebError | None], None]]] = deque()
@@ -170,15 +171,18 @@ class ClientConnection(asyncio.Protocol):
         self._log()
 
     def pause_writing(self) -> None:
-        """The client does not read: topics drop, auto acks wait."""
+        """The client does not read: topics drop, queues bring nothing new, auto acks wait."""
         self.clogged = True
+        for subscription in self._subscriptions.values():
+            self._engine.set_credit(subscription.handle, 0)
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self.clogged = False
-        if not self._lost:
-            for subscription in list(self._subscriptions.values()):
-                subscription.unclog()
+        if not self._gateway.draining:
+            for subscription in self._subscriptions.values():
+                self._engine.set_credit(subscription.handle, subscription.credit)
+        self._confirm_written()
 
     # -- writing
 
@@ -202,6 +206,17 @@ class ClientConnection(asyncio.Protocol):
         if self._beats_promised:
             self._last_write = self._loop.time()
         self._transport.write(data)
+        if self._written and not self.clogged:
+            self._confirm_written()
+
+    def confirm_when_written(self, subscription: ClientSubscription) -> None:
+        """See `subscriptions.Outlet`."""
+        self._written.append(subscription)
+
+    def _confirm_written(self) -> None:
+        written, self._written = self._written, []
+        for subscription in written:
+            subscription.confirm()
 
     # -- reading
 
@@ -440,7 +455,8 @@ class ClientConnection(asyncio.Protocol):
     ) -> None:
         self._subscriptions[subscription.id] = subscription
         self._autos += subscription.auto
-        subscription.handle = self._engine.subscribe(address, subscription, credit, done)
+        subscription.credit = credit
+        subscription.handle = self._engine.subscribe(address, subscription, 0 if self.clogged else credit, done)
 
     def _readable(self, target: Target) -> Address:
         match target:
@@ -658,6 +674,7 @@ class ClientConnection(asyncio.Protocol):
             subscription.end()
             self._engine.unsubscribe(subscription.handle)
         self._subscriptions.clear()
+        self._written.clear()
         self._autos = 0
         for queue in self._reply_queues.values():
             self._engine.close_reply_queue(queue.address)

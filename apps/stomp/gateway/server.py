@@ -28,6 +28,7 @@ class Gateway:
 
     Attributes:
         connections: those that are open.
+        draining: nothing new is brought to anybody.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Gateway:
         self.tasks = tasks
         self.options = options or GatewayOptions()
         self.loop = asyncio.get_running_loop()
+        self.draining = False
         self.connections: set[ClientConnection] = set()
         prefix = f"t{secrets.token_hex(4)}-"
         self.topic_prefix = prefix.encode()
@@ -69,6 +71,7 @@ class Gateway:
         Args:
             seconds: for the clients; who has nothing under way is ended at once.
         """
+        self.draining = True
         for server in self._servers:
             server.close()
         for connection in list(self.connections):

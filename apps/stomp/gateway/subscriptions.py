@@ -28,6 +28,9 @@ class Outlet(Protocol):
     def write_all(self, frames: list[bytes]) -> None:
         """Frames for the client."""
 
+    def confirm_when_written(self, subscription: "ClientSubscription") -> None:
+        """Call its `confirm` once what it wrote is no longer in this process's memory, roughly."""
+
     def taken_away(self, subscription: "ClientSubscription") -> None:
         """The messages of this subscription are no longer held."""
 
@@ -72,6 +75,7 @@ class ClientSubscription:
 
     Attributes:
         handle: the engine's side of it; set right after the engine made it.
+        credit: how many unacked messages it may hold; set then too.
         id: by which the client names it.
         cumulative: an ACK covers what was delivered before (`ack:client`).
     """
@@ -84,11 +88,13 @@ class ClientSubscription:
         "_outlet",
         "_topic",
         "_unacked",
+        "credit",
         "cumulative",
         "handle",
         "id",
     )
 
+    credit: int
     handle: Subscription
 
     def __init__(
@@ -110,7 +116,7 @@ class ClientSubscription:
         self._topic = topics if address.kind == "topic" else None
         self._key = (outlet.version, identifier if shown else None, self._ackable)
         self._encoder = MessageEncoder(outlet.version, self._key[1], written(address), ackable=self._ackable)
-        self._unacked: dict[MessageId, None] = {}  # of `client`, in order; of `auto`, while the client does not read
+        self._unacked: dict[MessageId, None] = {}  # of `client`, in order; of `auto`, until written
 
     @property
     def auto(self) -> bool:
@@ -135,10 +141,10 @@ class ClientSubscription:
             outlet.held.update(dict.fromkeys(ids, self))
             if self.cumulative:
                 self._unacked.update(dict.fromkeys(ids))
-        elif outlet.clogged:
-            self._unacked.update(dict.fromkeys(ids))
         else:
-            self._engine.ack(subscription, ids)
+            if not self._unacked:
+                outlet.confirm_when_written(self)
+            self._unacked.update(dict.fromkeys(ids))
 
     def lost(self, subscription: Subscription) -> None:
         """The session was fenced off: the client's ids are void, and it need not know."""
@@ -150,9 +156,9 @@ class ClientSubscription:
         self._unacked.clear()
         outlet.taken_away(self)
 
-    def unclog(self) -> None:
-        """The client reads again: what was written meanwhile counts as delivered."""
-        if not self._ackable and self._unacked:
+    def confirm(self) -> None:
+        """The operating system has what was written: in `auto` mode that is as good as an ACK."""
+        if self._unacked:
             ids = list(self._unacked)
             self._unacked.clear()
             self._engine.ack(self.handle, ids)
