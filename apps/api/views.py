@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -218,6 +218,17 @@ class Jobs(Endpoint):
     @extend_schema(
         summary="Ask for a job",
         request=forms.SubmitSerializer,
+        examples=[
+            OpenApiExample(
+                "A clone of the sample brand",
+                {
+                    "namespace": "firebrand.development",
+                    "task": "firebrand.clone_brand",
+                    "arguments": {"brand": "ember-oak", "name": "Fjord & Pine", "domain": "fjord-pine.example"},
+                },
+                request_only=True,
+            )
+        ],
         responses={
             201: forms.JobSerializer,
             200: OpenApiResponse(forms.JobSerializer, "It was asked for before, with this id."),
