@@ -155,9 +155,8 @@ header_lists = st.lists(st.tuples(names, texts), max_size=5)
 @settings(max_examples=200, deadline=None)
 @given(header_lists, st.binary(max_size=40), st.sampled_from(["1.1", "1.2"]))
 def test_a_message_that_we_encode_is_read_back(pairs: list[tuple[str, str]], body: bytes, version: str) -> None:
-    if (
-        version == "1.1"
-    ):  # which has no escape for a carriage return, and our parser takes one at a line's end for CR LF
+    pairs = [pair for pair in pairs if pair[0] != "transaction"]
+    if version == "1.1":  # no escape for a carriage return there, and our parser takes a last one for CR LF
         pairs = [(name.replace("\r", "~"), value.replace("\r", "~")) for name, value in pairs]
     kept = b"".join(headers.escape(name, "1.2") + b":" + headers.escape(value, "1.2") + b"\n" for name, value in pairs)
     frame = MessageEncoder(version, "s:1", "/queue/ä", ackable=True).encode(b"17", kept, body, 2)

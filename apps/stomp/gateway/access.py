@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from django.db import Error, close_old_connections
@@ -14,15 +15,23 @@ MEMORY_SECONDS = 5.0  # a revoked key opens no new connection after this long
 MEMORY_ENTRIES = 10_000
 THREADS = 4
 
+LookUp = Callable[[str, str, str | None], Principal]
+
 
 class KeyAuthenticator:
     """An `Authenticator` over `AccessKey`. Belongs to one event loop; the database is asked in threads.
 
     Many connections that log in alike at the same time ask once. Refusals are not remembered.
+
+    Args:
+        look_up: asks the database, in a thread.
+        clock: seconds; the loop's own, if none is given.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, look_up: LookUp | None = None, clock: Callable[[], float] | None = None) -> None:
+        self._look_up = look_up or principal_of
         self._loop = asyncio.get_running_loop()
+        self._clock = clock or self._loop.time
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="log-in")
         self._known: dict[bytes, tuple[float, Principal]] = {}
         self._asking: dict[bytes, asyncio.Future[Principal]] = {}
@@ -32,12 +41,12 @@ class KeyAuthenticator:
         # A digest, so that no passcode stays in memory.
         key = hashlib.sha256("\0".join((login, passcode, host or "")).encode()).digest()
         known = self._known.get(key)
-        now = self._loop.time()
+        now = self._clock()
         if known is not None and known[0] > now:
             return known[1]
         asking = self._asking.get(key)
         if asking is None:
-            asking = self._loop.run_in_executor(self._threads, _look_up, login, passcode, host)
+            asking = self._loop.run_in_executor(self._threads, self._look_up_in_thread, login, passcode, host)
             self._asking[key] = asking
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         principal = await asyncio.shield(asking)  # one asker that goes away does not take the others along
@@ -46,15 +55,22 @@ class KeyAuthenticator:
         self._known[key] = (now + MEMORY_SECONDS, principal)
         return principal
 
+    def _look_up_in_thread(self, login: str, passcode: str, host: str | None) -> Principal:
+        close_old_connections()  # as Django does before and after a request: drops what is broken or too old
+        try:
+            return self._look_up(login, passcode, host)
+        finally:
+            close_old_connections()
+
     def close(self) -> None:
         """End the threads, and their database connections with them."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _look_up(login: str, passcode: str, host: str | None) -> Principal:
+def principal_of(login: str, passcode: str, host: str | None) -> Principal:
+    """Ask the database; see `ports.Authenticator`."""
     if "\0" in login:
         raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
-    close_old_connections()
     try:
         key = AccessKey.authenticate(login, passcode)
         namespace = key.default_namespace.name
@@ -65,6 +81,4 @@ def _look_up(login: str, passcode: str, host: str | None) -> Principal:
                 raise AccessRefused(f"this key does not open the namespace {host!r}")
     except Error as error:
         raise Unavailable("the database is away; try again") from error
-    finally:
-        close_old_connections()
     return Principal(key.login, namespace)
