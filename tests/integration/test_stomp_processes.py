@@ -1,0 +1,203 @@
+"""`manage.py runstomp` as a process: start, refusals to start, drain, several processes on one port."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from msgweb.home import REPOSITORY
+from tests.installation import Installation, until
+from tests.stomp_gateway import SECONDS, Frame, WireClient
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class Clients:
+    """Clients of an installation's gateway, with its own key."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def new(self) -> WireClient:
+        return self._stack.enter_context(contextlib.closing(WireClient(self._installation.stomp.port)))
+
+    def connected(self, **headers: str) -> WireClient:
+        client = self.new()
+        self.connect(client, **headers)
+        return client
+
+    def connect(self, client: WireClient, **headers: str) -> Frame:
+        key = self._installation.credentials["stomp"]
+        client.send("CONNECT", accept_version="1.2", login=key["login"], passcode=key["passcode"], **headers)
+        return client.expect("CONNECTED")
+
+
+@pytest.fixture
+def clients(installation: Installation) -> Iterator[Clients]:
+    with Clients(installation) as clients:
+        yield clients
+
+
+def run(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(REPOSITORY / "manage.py"), "runstomp", *arguments],
+        cwd=REPOSITORY,
+        env=installation.env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_it_serves_with_a_real_key_and_ends_with_0_on_sigterm(installation: Installation, clients: Clients) -> None:
+    installation.start("stomp")
+    assert f"listening on {installation.stomp}" in installation.log("stomp")
+    assert int((installation.home / "run" / "stomp.pid").read_text()) == installation.pid("stomp")
+    client = clients.connected()
+    client.confirmed("SEND", b"x", destination="/queue/a", persistent="true")
+    assert installation.query("SELECT count(*) FROM msgweb.message") == [(1,)]
+    refused = clients.new()
+    refused.send("CONNECT", accept_version="1.2", login="x", passcode="very secret")
+    refused.expect_error("access_refused")
+    installation.signal("stomp", signal.SIGTERM)
+    client.expect_error("shutting_down")
+    client.expect_end()
+    client.close()
+    assert installation.wait("stomp") == 0
+    assert installation.query("SELECT count(*) FROM msgweb.session") == [(0,)]
+    assert "very secret" not in installation.log("stomp")
+
+
+def test_what_a_client_holds_at_sigterm_it_may_finish(installation: Installation, clients: Clients) -> None:
+    installation.start("stomp")
+    client = clients.connected()
+    client.confirmed("SUBSCRIBE", id=0, destination="/queue/a", ack="client")
+    client.confirmed("SEND", b"x", destination="/queue/a", persistent="true")
+    message = client.expect("MESSAGE")
+    installation.signal("stomp", signal.SIGTERM)
+    until(lambda: "stopping" in installation.log("stomp"), SECONDS, "it drains")
+    client.confirmed("ACK", id=message["ack"])
+    client.expect_error("shutting_down")
+    client.close()
+    assert installation.wait("stomp") == 0
+    assert installation.query("SELECT count(*) FROM msgweb.message") == [(0,)]
+
+
+def test_a_killed_gateways_messages_come_again_from_the_next_one(installation: Installation, clients: Clients) -> None:
+    installation.env["MSGWEB_LEASE_SECONDS"] = "2"
+    installation.start("stomp")
+    client = clients.connected()
+    client.confirmed("SUBSCRIBE", id=0, destination="/queue/a", ack="client", prefetch_count="100")
+    for number in range(100):
+        client.confirmed("SEND", b"%d" % number, destination="/queue/a", persistent="true")
+    for number in range(100):
+        assert client.expect("MESSAGE").body == b"%d" % number
+    installation.kill("stomp")
+    installation.start("stomp")
+    again = clients.connected()
+    again.send("SUBSCRIBE", id=0, destination="/queue/a")
+    messages = [again.expect("MESSAGE") for _ in range(100)]
+    assert [message.body for message in messages] == [b"%d" % number for number in range(100)]
+    assert {message["redelivered"] for message in messages} == {"true"}
+
+
+def test_a_host_that_names_a_namespace(installation: Installation, clients: Clients) -> None:
+    installation.start("stomp")
+    installation.query("INSERT INTO accounts_namespace (name, created_at) VALUES ('shop.closed', now())")
+    client = clients.new()
+    key = installation.credentials["stomp"]
+    client.send("CONNECT", accept_version="1.2", login=key["login"], passcode=key["passcode"], host="shop.closed")
+    client.expect_error("access_refused")
+    there, default = clients.connected(host="taoshop.development"), clients.connected(host="localhost")
+    there.confirmed("SEND", b"x", destination="/queue/a", persistent="true")
+    default.confirmed("SUBSCRIBE", id=0, destination="/queue/a")
+    assert default.silent(0.3)
+    there.confirmed("SUBSCRIBE", id=0, destination="/queue/a")
+    assert there.expect("MESSAGE").body == b"x"
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_taken_port_is_one_clear_sentence(installation: Installation, processes: str) -> None:
+    with socket.socket() as taken:
+        taken.bind((installation.stomp.host, installation.stomp.port))
+        taken.listen()
+        ended = run(installation, "--processes", processes)
+    assert ended.returncode == 1
+    assert f"{installation.stomp} is taken" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_database_that_is_away_is_one_clear_sentence(installation: Installation) -> None:
+    installation.env["DATABASE_URL"] = "host=/nonexistent dbname=x"
+    ended = run(installation)
+    assert ended.returncode == 1
+    assert "the database cannot be used" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--listen", "nonsense"), ("--listen", "x:99999"), ("--processes", "0")])
+def test_wrong_arguments_are_one_clear_sentence(installation: Installation, arguments: tuple[str, ...]) -> None:
+    ended = run(installation, *arguments)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr and ended.stderr.startswith("CommandError: ")
+
+
+def test_several_processes_share_the_port_and_stop_together(installation: Installation, clients: Clients) -> None:
+    installation.start("stomp", arguments=("--processes", "2"))
+    parent = installation.pid("stomp")
+    assert int((installation.home / "run" / "stomp.pid").read_text()) == parent
+    assert len(children(parent)) == 2
+    assert installation.query("SELECT count(*) FROM msgweb.session") == [(2,)]
+    consumer = clients.connected()
+    consumer.confirmed("SUBSCRIBE", id=0, destination="/queue/a")
+    for number in range(20):  # each connection lands in one process or the other
+        producer = clients.connected()
+        producer.confirmed("SEND", b"%d" % number, destination="/queue/a", persistent="true")
+        assert consumer.expect("MESSAGE").body == b"%d" % number
+        producer.close()
+    both = children(parent)
+    assert installation.stop("stomp") == 0
+    assert not any(alive(child) for child in both)
+
+
+def test_a_process_that_dies_is_started_again(installation: Installation, clients: Clients) -> None:
+    installation.start("stomp", arguments=("--processes", "2"))
+    parent = installation.pid("stomp")
+    before = children(parent)
+    os.kill(before[0], signal.SIGKILL)
+    until(lambda: len(set(children(parent)) - set(before)) == 1, SECONDS, "another child")
+    until(lambda: len(children(parent)) == 2, SECONDS, "two children")
+    for _ in range(10):
+        clients.connected().confirmed("SEND", b"x", destination="/topic/x")
+    assert installation.stop("stomp") == 0
+
+
+def test_the_children_do_not_outlive_their_parent(installation: Installation) -> None:
+    installation.start("stomp", arguments=("--processes", "2"))
+    both = children(installation.pid("stomp"))
+    installation.kill("stomp")
+    until(lambda: not any(alive(child) for child in both), SECONDS, "the children end")
+    installation.start("stomp")
