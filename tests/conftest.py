@@ -13,10 +13,15 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from django.conf import settings
+from hypothesis import settings as hypothesis
 
 from msgweb.database import conninfo_of
 from tests import environment
 from tests.installation import Installation, Postgres, Template, postgres_server
+
+# A loaded machine is no failure; the blob repeats an example that CI found.
+hypothesis.register_profile("msgweb", deadline=None, print_blob=True)
+hypothesis.load_profile("msgweb")
 
 #: What a test may need, how to find it, and what would bring it.
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {

@@ -168,13 +168,17 @@ def test_a_first_start_is_ready_says_how_to_get_in_and_stops_with_postgres_last(
 
 
 @pytest.mark.chaos
-def test_whatever_is_killed_is_started_again(launcher: Launcher) -> None:
+def test_whatever_is_killed_is_started_again_and_without_its_supervisor_all_stops(launcher: Launcher) -> None:
     launcher.start()
     for name in NAMES:
         before = launcher.pids()[name]
         os.kill(before, signal.SIGKILL)
         until(lambda: launcher.pids()[name] != before and launcher.ready(), 60, f"{name} is back")  # noqa: B023
-    assert launcher.stop() == 0
+    supervisor = read_supervisor_pid(launcher.home / "run")
+    assert supervisor is not None
+    assert launcher.process is not None
+    os.kill(supervisor, signal.SIGKILL)
+    assert launcher.process.wait(40) == 1
     assert launcher.leftovers() == []
 
 
