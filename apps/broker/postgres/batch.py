@@ -46,6 +46,7 @@ class Batch:
     payloads: list[bytes]
     large_payloads: list[bytes]
     announce: bool
+    touched: set[int] = field(default_factory=set)
     sent: list[tuple[Queue, Message]] = field(default_factory=list)
     hand: list[bool] = field(default_factory=list)
     insert_step: int = -1
@@ -68,7 +69,7 @@ class Batch:
                 acked[persistent].append(message_id)
             released.extend(operation.releases)
             for queue_id in operation.closes:
-                steps.append(("close_reply_queue", (packing.int4(queue_id),)))
+                steps.append(("close_reply_queue", (packing.int4(queue_id), session)))
             for message in operation.sends:
                 if message.address.kind == "queue":
                     queue = queues[message.address]

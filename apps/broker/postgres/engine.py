@@ -17,6 +17,7 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.postgres.batch import Operation
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.listener import Listener
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
@@ -82,7 +83,7 @@ class PostgresEngine:
             own=lambda: (self._keeper.session, self._writer.backend_pid),
             ready=self._ready,
             published=self._topics.deliver,
-            sessions_changed=self._sessions_changed,
+            sessions_changed=self._keeper.others_changed,
         )
         try:
             await self._listener.start()
@@ -192,11 +193,10 @@ class PostgresEngine:
     def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
         """The messages are dealt with."""
         held = subscription.held
-        try:
-            acks = [(message_id, held.pop(message_id)) for message_id in ids]
-        except KeyError:
+        if not _holds(subscription, ids):
             self._unknown_ids(done)
             return
+        acks = [(message_id, held.pop(message_id)) for message_id in ids]
         self._writer.add(Operation(acks=acks, session=self._keeper.session, done=done))
 
     def nack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
@@ -209,7 +209,8 @@ class PostgresEngine:
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all."""
         named = [*unit.acks, *unit.nacks]
-        if any(message_id not in subscription.held for subscription, ids in named for message_id in ids):
+        every = [message_id for _, ids in named for message_id in ids]
+        if len(set(every)) < len(every) or not all(_holds(subscription, ids) for subscription, ids in named):
             self._unknown_ids(done)
             return
         acks = [(i, subscription.held.pop(i)) for subscription, ids in unit.acks for i in ids]
@@ -273,10 +274,10 @@ class PostgresEngine:
             if queue.id is None:
                 self._awaiting.append((queue, done))
             elif queue.id == -1:
-                done(NotFound(f"there is no namespace {queue.address.namespace!r}"))
+                guarded(done, NotFound(f"{queue.address} cannot be in a namespace {queue.address.namespace!r}"))
             else:
                 self._by_id[queue.id] = queue
-                done(None)
+                guarded(done, None)
         for queue in self._consumed.values():
             if queue.id:
                 self._by_id[queue.id] = queue
@@ -316,7 +317,7 @@ class PostgresEngine:
             queue.waiting = True
             for subscription in list(queue.subscriptions):
                 subscription.held.clear()
-                subscription.consumer.lost(subscription)
+                guarded(subscription.consumer.lost, subscription)
         for queue in self._queues.values():
             if queue.owned:
                 queue.id = None
@@ -343,7 +344,7 @@ class PostgresEngine:
             self._writer.wake()
 
     def _let_go(self, subscription: Subscription, ids: Sequence[MessageId]) -> bool:
-        if any(message_id not in subscription.held for message_id in ids):
+        if not _holds(subscription, ids):
             return False
         for message_id in ids:
             del subscription.held[message_id]
@@ -364,10 +365,6 @@ class PostgresEngine:
         if queues:
             self._writer.wake()
 
-    def _sessions_changed(self) -> None:
-        self._keeper.peers = True  # until the next look says otherwise: a wake-up too many costs nothing
-        self._keeper.look()
-
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}
         for address, count in self._topics.counts():
@@ -375,6 +372,12 @@ class PostgresEngine:
             if queue and queue.id:
                 consumers[str(queue.id)] = count
         return {**self.details, "consumers": consumers}
+
+
+def _holds(subscription: Subscription, ids: Sequence[MessageId]) -> bool:
+    """Whether it holds each of the messages, and none is named twice."""
+    held = subscription.held
+    return all(message_id in held for message_id in ids) and (len(ids) < 2 or len(set(ids)) == len(ids))
 
 
 def _nobody(error: Any) -> None:

@@ -9,7 +9,7 @@ import psycopg
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
-from apps.broker.postgres.pipeline import first_line
+from apps.broker.postgres.pipeline import connect, first_line
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,7 @@ class Listener:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await psycopg.AsyncConnection.connect(
-            self._conninfo, autocommit=True, application_name="msgweb listener"
-        )
+        connection = await connect(self._conninfo, "msgweb listener")
         try:
             for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
                 await connection.execute(f"LISTEN {channel}")
@@ -109,6 +107,8 @@ class Listener:
                 self._sessions_changed()
         except ValueError as error:
             logger.warning("a notification on %s makes no sense: %s", notification.channel, error)
+        except psycopg.Error as error:
+            logger.warning("a large topic message could not be read: %s", first_line(error))
 
     async def _fan_out(self, content: bytes | int) -> None:
         if isinstance(content, int):

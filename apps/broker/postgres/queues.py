@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from apps.broker.engine import Address, Delivery, Subscription
+from apps.broker.postgres.callbacks import guarded
 
 CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far
@@ -27,7 +28,7 @@ class Queue:
         self.subscriptions: list[Subscription] = []
         self.rotation = 0
         self.waiting = True
-        self.mean_size = 1024.0
+        self.mean_size = 1024.0 * 1024  # before anything is known, a claim is small
 
     def capacity(self) -> int:
         """How many messages the local subscriptions could take now."""
@@ -77,8 +78,9 @@ class Queue:
         held = subscription.held
         for delivery in deliveries:
             held[delivery.id] = delivery.persistent
-        self.mean_size += (_mean(len(d.body) for d in deliveries) - self.mean_size) / 8
-        subscription.consumer.deliver(subscription, deliveries)
+        mean = _mean(len(d.body) for d in deliveries)
+        self.mean_size = max(mean, self.mean_size / 2, 64.0)
+        guarded(subscription.consumer.deliver, subscription, deliveries)  # what it fails to take it holds until it goes
 
 
 def _mean(sizes: Iterable[int]) -> float:

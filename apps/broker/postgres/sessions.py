@@ -17,7 +17,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
-from apps.broker.postgres.pipeline import first_line
+from apps.broker.postgres.pipeline import connect, first_line
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 LOCK_CLASS = 1297568599  # "MWSW": the first key of the sessions' advisory locks
 LOCK_GRACE = 3.0  # seconds that a lock may be missing before its session counts as dead
 ROUND = 1.0  # seconds between two looks at the others
+LOCK_TRIES = 10
 RETRY = 0.1  # seconds until the next look after a failure or a call for one
 TIDY_ROUNDS = 60  # rounds between two tidyings
 
@@ -80,6 +81,7 @@ class SessionKeeper:
         self._lockless: dict[int, float] = {}
         self._rounds = 0
         self._renewed = 0.0
+        self._changed = False
         self.session = SessionId(0)
         self.peers = True
         #: The writer's batch number below which outcomes are of no more interest.
@@ -127,9 +129,15 @@ class SessionKeeper:
             await self._connection.close()
 
     def look(self) -> None:
-        """Look at the others now: somebody came or went, or this process's details changed."""
+        """Look at the others now: this process's details changed."""
         self._renewed = 0.0
         self._look.set()
+
+    def others_changed(self) -> None:
+        """Somebody came or went."""
+        self._changed = True
+        self.peers = True  # until the next look says otherwise: a wake-up too many costs nothing
+        self.look()
 
     async def _open(self) -> None:
         connection = await self._connect()
@@ -149,12 +157,32 @@ class SessionKeeper:
             if self._connection is not None:
                 await self._connection.close()
             self._lockless.clear()  # others may be reconnecting just as we are: their grace begins now
-            self._connection = await psycopg.AsyncConnection.connect(
-                self._conninfo, autocommit=True, application_name=f"msgweb {self._kind} session"
-            )
+            self._connection = await connect(self._conninfo, f"msgweb {self._kind} session")
             if self.session:
-                await self._connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, self.session])
+                await self._lock(self._connection)
         return self._connection
+
+    async def _lock(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Take the session's lock again. Who holds it can only be our own connection that broke on this side while the
+        server has not noticed: that backend is ended.
+
+        Raises:
+            psycopg.OperationalError: the lock is not to be had; try later.
+        """
+        key = {"lock": LOCK_CLASS, "session": self.session}
+        for _ in range(LOCK_TRIES):
+            cursor = await connection.execute("SELECT pg_try_advisory_lock(%(lock)s, %(session)s)", key)
+            if (await cursor.fetchone() or (False,))[0]:
+                return
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+                " AND classid = %(lock)s AND objid = %(session)s::int4::oid AND pid <> pg_backend_pid()"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                key,
+            )
+            await asyncio.sleep(RETRY)
+        await connection.close()
+        raise psycopg.OperationalError("the session's lock is still held")
 
     async def _keep(self) -> None:
         failing = False
@@ -169,6 +197,7 @@ class SessionKeeper:
                 if not failing:  # once an outage
                     logger.warning("the lease cannot be renewed now: %s", first_line(error))
                 failing = True
+                self._renewed = 0.0
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
                 continue
             try:
@@ -183,6 +212,8 @@ class SessionKeeper:
         connection = await self._connect()
         now = asyncio.get_running_loop().time()
         if now - self._renewed >= self._lease / 3:
+            self._renewed = now
+            self._changed = False
             cursor = await connection.execute(
                 "UPDATE msgweb.session SET seen_at = clock_timestamp(), details = %s,"
                 " expires_at = clock_timestamp() + make_interval(secs => %s) WHERE id = %s"
@@ -192,8 +223,7 @@ class SessionKeeper:
             row = await cursor.fetchone()
             if row is None:
                 return False
-            self.peers = row[0] > 1
-            self._renewed = now
+            self.peers = row[0] > 1 or self._changed  # somebody who came meanwhile may not be in the count
             await connection.execute(
                 "DELETE FROM msgweb.batch WHERE session = %s AND number < %s", [self.session, self.settled_batch()]
             )

@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
 from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.packing import int4
 
 PACKED_LIMIT = 5900  # bytes: base64 makes 7,868 of them, and a notification holds 7,999
@@ -46,7 +47,7 @@ class Topics:
         delivery = [Delivery(MessageId(0), message.address, message.headers, message.body, False, 1)]
         for subscription in list(subscriptions):
             if not subscription.closed:
-                subscription.consumer.deliver(subscription, delivery)
+                guarded(subscription.consumer.deliver, subscription, delivery)
 
 
 def pack(message: Message) -> bytes:

@@ -8,6 +8,7 @@ a batch is neither lost nor written twice.
 
 import asyncio
 import logging
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -18,6 +19,7 @@ from psycopg import pq
 from apps.broker.engine import Address, Delivery, Message, MessageId, SessionId
 from apps.broker.postgres import packing, topics
 from apps.broker.postgres.batch import Batch, Operation
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step, first_line
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sql import QUERIES
@@ -31,6 +33,9 @@ CONGESTED_OPERATIONS = 20_000
 CONGESTED_BYTES = 64 * 1024 * 1024
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0  # seconds between attempts to reconnect
 CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
+PARK_SECONDS = 0.2  # until a destination that an open transaction is making is tried again
+TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other processes; best effort ends there
+LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
 
@@ -89,6 +94,12 @@ class Writer:
         self._isolating = 0  # so many of the next operations go one by one: one of them is refused by the database
         self._relieved: list[Callable[[], None]] = []
         self._idle: list[asyncio.Future[None]] = []
+        self._parked: list[Operation] = []
+        self._parked_names: set[Address] = set()
+        self._name = f"msgweb writer {uuid.uuid4().hex[:12]}"  # no other process has it
+        self._closing = False
+        self._topic_bytes = 0
+        self._topics_dropped = 0
         self._recovery: asyncio.Task[None] | None = None
 
     # -- what the engine asks for
@@ -120,7 +131,7 @@ class Writer:
             Unavailable: the database does not answer.
         """
         try:
-            self._adopt(await Pipeline.connect(self._conninfo, QUERIES))
+            self._adopt(await Pipeline.connect(self._conninfo, QUERIES, self._name))
         except (psycopg.Error, StatementFailed, ConnectionLost) as error:
             raise Unavailable(f"the database cannot be used: {error}") from error
 
@@ -131,18 +142,20 @@ class Writer:
                 await asyncio.wait_for(self.settled(), CLOSE_SECONDS)
             except TimeoutError:
                 logger.warning("the database does not answer; what it was asked for last is left open")
+        self._closing = True
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
         if self._pipeline:
             self._pipeline.close()
             self._pipeline = None
-        self._refuse(list(self._pending), Unavailable("this server is stopping"))
+        self._refuse([*self._parked, *self._pending], Unavailable("this server is stopping"))
+        self._parked.clear()
         self._pending.clear()
 
     async def settled(self) -> None:
         """Wait until nothing is pending."""
-        while self._busy or self._pending or self._topics or self._scheduled:
+        while self._busy or self._pending or self._parked or self._topics or self._scheduled:
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
@@ -156,9 +169,15 @@ class Writer:
 
     def publish(self, message: Message) -> None:
         """Put a topic's message into the next batch, for the other processes."""
-        if self._host.peers:
-            self._topics.append(topics.pack(message))
-            self.wake()
+        if not self._host.peers:
+            return
+        packed = topics.pack(message)
+        if self._topic_bytes + len(packed) > TOPIC_BYTES:
+            self._topics_dropped += 1
+            return
+        self._topics.append(packed)
+        self._topic_bytes += len(packed)
+        self.wake()
 
     def wake(self) -> None:
         """Look soon whether there is something to write or to claim."""
@@ -179,9 +198,11 @@ class Writer:
         self._scheduled = False
         if self._busy or self._pipeline is None:
             return
-        operations = self._gather()
-        unresolved = self._host.unresolved()
+        operations = self._not_parked(self._gather())
+        unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._parked_names]
         if not operations and not self._topics and not unresolved and not self._host.claimable():
+            if self._parked:
+                return
             for waiter in self._idle:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -190,7 +211,7 @@ class Writer:
         self._busy = True
         names = self._unknown(operations, unresolved)
         if names:
-            self._resolve(names, operations)
+            self._resolve([names], operations, [])
         else:
             self._write(operations)
 
@@ -211,7 +232,7 @@ class Writer:
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
-                callback()
+                guarded(callback)
         return operations
 
     def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
@@ -224,12 +245,23 @@ class Writer:
                         unknown[message.address] = queue
         return list(unknown.values())
 
-    def _resolve(self, names: list[Queue], operations: list[Operation]) -> None:
+    def _resolve(self, groups: list[list[Queue]], operations: list[Operation], resolved: list[Queue]) -> None:
+        """Get the ids of names, a group at a time; then write. A group that fails is halved until the bad name is
+        alone."""
+        if not groups:
+            self._host.resolved()
+            self._write(self._possible(operations, resolved))
+            for queue in resolved:
+                if queue.id == -1 or (not queue.owned and queue.address.name.startswith("reply.")):
+                    queue.id = None  # asked for again next time: it may come, or go
+                    self._host.forget(queue)
+            return
         assert self._pipeline is not None
+        names = groups.pop()
         plain = [queue for queue in names if not queue.owned]
         owned = [queue for queue in names if queue.owned]
         session = packing.int4(self._host.session)
-        steps: list[Step] = []
+        steps: list[Step] = [("briefly", ())]
         if plain:
             addresses = [queue.address for queue in plain]
             columns = ([a.namespace for a in addresses], [a.kind for a in addresses], [a.name for a in addresses])
@@ -239,23 +271,56 @@ class Writer:
             steps.append(("open_reply_queue", (address.namespace.encode(), address.name.encode(), session)))
 
         def finished(outcome: Outcome) -> None:
-            if not isinstance(outcome, list):
+            if isinstance(outcome, list):
+                for place, queue in enumerate(plain):
+                    queue.id = packing.unpack_int(outcome[1].get_value(place, 0))
+                for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
+                    queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
+                resolved.extend(names)
+            elif isinstance(outcome, ConnectionLost) or outcome.sqlstate[:2] in UNAVAILABLE:
                 self._failed(outcome, operations, None)
                 return
-            for place, queue in enumerate(plain):
-                queue.id = packing.unpack_int(outcome[0].get_value(place, 0))
-            for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
-                queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
-            self._host.resolved()
-            self._write(self._possible(operations, plain))
-            for queue in plain:
-                if queue.id == -1 or queue.address.name.startswith("reply."):
-                    queue.id = None  # asked for again next time: it may come, or go
-                    self._host.forget(queue)
+            elif len(names) > 1:
+                groups.extend((names[len(names) // 2 :], names[: len(names) // 2]))
+            elif outcome.sqlstate in LOCKED:
+                self._park(names[0].address)
+            else:
+                logger.warning("no destination %s: %s", names[0].address, first_line(outcome))
+                names[0].id = -1
+                resolved.extend(names)
+            self._resolve(groups, operations, resolved)
 
         self._pipeline.run(steps, finished)
 
+    def _park(self, address: Address) -> None:
+        """An application's open transaction is making this destination: what names it waits, all else goes on."""
+        if not self._parked_names:
+            self._loop.call_later(PARK_SECONDS, self._unpark)
+        self._parked_names.add(address)
+
+    def _unpark(self) -> None:
+        self._parked_names.clear()
+        parked, self._parked = self._parked, []
+        self._put_back(parked)
+        self.wake()
+
+    def _not_parked(self, operations: list[Operation]) -> list[Operation]:
+        """Set aside what names a parked destination, and everything later that shares a destination with that: the
+        order of a producer holds."""
+        names = self._parked_names
+        if not names:
+            return operations
+        free = []
+        for operation in operations:
+            if any(message.address in names for message in operation.sends):
+                names.update(message.address for message in operation.sends)
+                self._parked.append(operation)
+            else:
+                free.append(operation)
+        return free
+
     def _possible(self, operations: list[Operation], resolved: Iterable[Queue]) -> list[Operation]:
+        operations = self._not_parked(operations)
         impossible = {queue.address for queue in resolved if queue.id == -1}
         if not impossible:
             return operations
@@ -265,14 +330,25 @@ class Writer:
             if wrong is None:
                 possible.append(operation)
             else:
-                self._refuse([operation], NotFound(f"there is no namespace {wrong.namespace!r}"))
+                self._refuse_and_release(operation, NotFound(f"there is no namespace {wrong.namespace!r} for {wrong}"))
         return possible
+
+    def _refuse_and_release(self, operation: Operation, error: MsgwebError) -> None:
+        """A unit that is refused as a whole: the messages that it would have acked go back, to be delivered again."""
+        self._refuse([operation], error)
+        named = [message_id for message_id, _ in operation.acks] + list(operation.releases)
+        if named:
+            self.add(Operation(releases=named, session=operation.session))
 
     def _write(self, operations: list[Operation]) -> None:
         assert self._pipeline is not None
         operations = self._still_held(operations)
         self._number += 1
         packed, self._topics = self._topics, []
+        self._topic_bytes = 0
+        if self._topics_dropped:
+            logger.warning("%d topic messages did not reach the other processes: too many waited", self._topics_dropped)
+            self._topics_dropped = 0
         for operation in operations:
             if self._host.peers:
                 packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
@@ -288,6 +364,7 @@ class Writer:
         )
         queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
         touched, self._touched = self._touched, set()
+        batch.touched = touched
         steps = batch.steps(queues, touched)
         if len(steps) == 1:  # nothing but the fence: the messages went to ended reply queues
             self._finish(batch, [])
@@ -313,6 +390,10 @@ class Writer:
         """The batch is committed: receipts first, then deliveries."""
         self._report_done(batch.operations)
         stranded: list[MessageId] = []
+        if batch.session != self._host.session:  # succeeded meanwhile: what the batch held is with others
+            self._busy = False
+            self.wake()
+            return
         for queue, deliveries in batch.deliveries(results):
             left = self._host.spread(queue, deliveries)
             if left:
@@ -332,18 +413,12 @@ class Writer:
                         self._host.publish_locally(message)
             done = operation.done
             if done is not None:
-                try:
-                    done(None)
-                except Exception:
-                    logger.exception("a completion callback failed")
+                guarded(done, None)
 
     def _refuse(self, operations: list[Operation], error: MsgwebError) -> None:
         for operation in operations:
             if operation.done is not None:
-                try:
-                    operation.done(error)
-                except Exception:
-                    logger.exception("a completion callback failed")
+                guarded(operation.done, error)
 
     # -- when it fails
 
@@ -355,8 +430,13 @@ class Writer:
     def _failed(
         self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None
     ) -> None:
-        for queue, _ in batch.claims if batch else ():
-            queue.waiting = True
+        if self._closing:
+            self._refuse(operations, Unavailable("this server is stopping; whether it was written is open"))
+            return
+        if batch is not None:
+            self._touched |= batch.touched
+            for queue, _ in batch.claims:
+                queue.waiting = True
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", first_line(error))
             self._recover(operations, batch)
@@ -379,7 +459,9 @@ class Writer:
             self._busy = False
             self.wake()
         else:
-            self._refuse(operations, BadMessage(f"the database refuses the message ({error.sqlstate}): {error}"))
+            reason = BadMessage(f"the database refuses the message ({error.sqlstate}): {error}")
+            for operation in operations:
+                self._refuse_and_release(operation, reason)
             self._busy = False
             self.wake()
 
@@ -416,13 +498,16 @@ class Writer:
         await asyncio.sleep(delay)
         while True:
             try:
-                pipeline = await Pipeline.connect(self._conninfo, QUERIES)
+                pipeline = await Pipeline.connect(self._conninfo, QUERIES, self._name)
                 try:
+                    await self._end_old_backend(pipeline)
                     session = self._host.session
                     committed, alive, strays = await self._outcome(pipeline, session, batch)
                     if fenced is not None or not alive:
                         await self._host.session_lost(session if fenced is None else fenced)
                         strays = []
+                    if pipeline.closed:
+                        raise ConnectionLost("the connection broke again")
                 except BaseException:
                     pipeline.close()
                     raise
@@ -450,21 +535,12 @@ class Writer:
         (handed over or claimed by a batch whose answer was lost)."""
         session = packing.int4(of_session)
         number = packing.int8(batch.number if batch else 0)
-        answered: asyncio.Future[Outcome] = self._loop.create_future()
         steps: list[Step] = [
             ("batch_outcome", (session,)),
             ("batch_committed", (packing.int4(batch.session if batch else of_session), number)),
             ("held_ids", (session,)),
         ]
-
-        def finished(outcome: Outcome) -> None:
-            if not answered.done():
-                answered.set_result(outcome)
-
-        pipeline.run(steps, finished)
-        outcome = await answered
-        if not isinstance(outcome, list):
-            raise outcome
+        outcome = await self._ask(pipeline, steps)
         alive = outcome[0].get_value(0, 0) == b"\x01"
         committed = batch is not None and outcome[1].get_value(0, 0) == b"\x01"
         known = self._host.held() | {i for op in self._pending for i, _ in op.acks}
@@ -474,3 +550,20 @@ class Writer:
             known |= {i for op in batch.operations for i in op.releases}
         rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
         return committed, alive, [message_id for message_id in rows if message_id not in known]
+
+    async def _end_old_backend(self, pipeline: Pipeline) -> None:
+        """The server may not have noticed that our last connection broke, and still hold its locks."""
+        await self._ask(pipeline, [("end_backend", (self._name.encode(), packing.int4(pipeline.backend_pid)))])
+
+    async def _ask(self, pipeline: Pipeline, steps: list[Step]) -> list[pq.abc.PGresult]:
+        answered: asyncio.Future[Outcome] = self._loop.create_future()
+
+        def finished(outcome: Outcome) -> None:
+            if not answered.done():
+                answered.set_result(outcome)
+
+        pipeline.run(steps, finished)
+        outcome = await answered
+        if not isinstance(outcome, list):
+            raise outcome
+        return outcome

@@ -204,7 +204,8 @@ $$;
 -- A restart of Postgres extends every lease by its own length: nobody could renew meanwhile.
 -- Locks: session rows FOR UPDATE, skipping those that are writing at this moment (they live).
 -- Returns the sessions that were ended.
-CREATE FUNCTION msgweb.bury_sessions(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql AS $$
+CREATE FUNCTION msgweb.bury_sessions(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     dead     integer[];
     released integer[];
@@ -222,7 +223,8 @@ BEGIN
         UPDATE msgweb.message SET session = NULL WHERE session = ANY (dead) RETURNING destination)
     SELECT array_agg(DISTINCT destination) INTO released FROM freed;
     PERFORM pg_notify('msgweb_ready', d::text) FROM unnest(released) AS d;
-    DELETE FROM msgweb.message m USING msgweb.destination d WHERE d.owner = ANY (dead) AND m.destination = d.id;
+    DELETE FROM msgweb.message m USING msgweb.destination d
+    WHERE d.owner = ANY (dead) AND m.destination = d.id AND m.session IS NULL;
     DELETE FROM msgweb.destination WHERE owner = ANY (dead);
     DELETE FROM msgweb.session WHERE id = ANY (dead);
     PERFORM pg_notify('msgweb_session', '');

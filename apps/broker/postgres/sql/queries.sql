@@ -10,6 +10,10 @@ SELECT msgweb.enter_batch($1::int4, $2::int8);
 -- For a batch that nobody waits for (acks without a receipt): if it is lost in a crash, its messages come again, marked.
 SELECT set_config('synchronous_commit', 'off', true);
 
+-- name: briefly
+-- Before names are resolved: an application's open transaction may be making the same destination just now.
+SELECT set_config('lock_timeout', '50ms', true);
+
 -- name: resolve
 -- $1 namespaces, $2 kinds, $3 names. One row each, in order: the id, 0 for a reply queue that has ended,
 -- -1 for an unknown namespace. Makes what is missing.
@@ -27,9 +31,10 @@ ON CONFLICT (namespace, kind, name) DO UPDATE SET owner = excluded.owner
 RETURNING id;
 
 -- name: close_reply_queue
--- $1 the queue's id.
-WITH gone AS (DELETE FROM msgweb.destination WHERE id = $1::int4 RETURNING id)
-DELETE FROM msgweb.message m USING gone WHERE m.destination = gone.id;
+-- $1 the queue's id, $2 the owning session. What another session holds of it goes with its ack.
+WITH gone AS (DELETE FROM msgweb.destination WHERE id = $1::int4),
+     ready AS (DELETE FROM msgweb.message WHERE destination = $1::int4 AND session IS NULL)
+DELETE FROM msgweb.message WHERE session = $2::int4 AND destination = $1::int4;
 
 -- name: insert_messages
 -- $1 destinations, $2 priorities, $3 persistent, $4 to be handed over at once, $5 headers, $6 bodies, $7 session,
@@ -63,15 +68,16 @@ taken AS (
 SELECT id, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
 
 -- name: ack_persistent
--- $1 ids, $2 session: only what this session holds is deleted (fencing).
-DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND session = $2::int4;
+-- $1 ids, $2 session: only what this session holds is deleted (fencing). `+ 0` keeps the planner from the index over
+-- sessions: it would walk all that the session ever held.
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND session + 0 = $2::int4;
 
 -- name: ack_transient
-DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND session = $2::int4;
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND session + 0 = $2::int4;
 
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
-UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND session = $2::int4;
+UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND session + 0 = $2::int4;
 
 -- name: wake
 -- $1 destinations that this batch touched: one notification for those in which something is ready for others.
@@ -87,6 +93,12 @@ SELECT pg_notify('msgweb_topic', $1::text);
 -- $1 session, $2 the packed message: kept for a minute, its id notified.
 WITH kept AS (INSERT INTO msgweb.topic_message (payload) VALUES ($2::bytea) RETURNING id)
 SELECT pg_notify('msgweb_topic', $1::text || ' @' || kept.id) FROM kept;
+
+-- name: end_backend
+-- $1 an application name that only one process has, $2 its present backend: ends what is left of a connection that
+-- broke on this side.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = $1::text AND pid <> $2::int4 AND datname = current_database();
 
 -- name: batch_outcome
 -- $1 session, $2 the batch's number. After a lost connection: was it committed (bool), does the session live (bool)?
