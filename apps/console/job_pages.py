@@ -78,7 +78,8 @@ def jobs(request: HttpRequest) -> HttpResponse:
     """The newest jobs, page by page.
 
     Pages go by key (the moment and the id of the last job shown), so that the thousandth page costs what the first
-    does and no job is shown twice while new ones come in.
+    does and no job is shown twice while new ones come in. The states are counted where an index counts them: not within
+    a task or a namespace.
     """
     chosen = Filter.of(request.GET)
     condition = {**chosen.scope, **({"state": chosen.state} if chosen.state else {})}
@@ -91,7 +92,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "jobs": page_rows,
         "filter": chosen,
         "states": [
-            (state, count(**chosen.scope, state=state), chosen.query(state=state), state == chosen.state)
+            (state, None if chosen.scope else count(state=state), chosen.query(state=state), state == chosen.state)
             for state in Job.State.values
         ],
         "all_query": chosen.query(state=""),
