@@ -232,7 +232,8 @@ class SessionKeeper:
         if ids:
             cursor = await connection.execute(
                 "SELECT d FROM unnest(%s::int4[]) AS d"
-                " WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL)",
+                " WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL"
+                " ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL",
                 [ids],
             )
             self._found_ready([row[0] for row in await cursor.fetchall()])

@@ -1,5 +1,9 @@
 -- The writer's statements run in one pipeline, which is one transaction and one round trip.
 -- Their parameters and results are binary; arrays are packed by `packing`.
+--
+-- Plans are generic and may be made while the tables are empty, when every path costs the same to the planner. So each
+-- statement leaves it one path only: ids come as an array (`= ANY`), which the primary key takes as its condition;
+-- what is ready is asked for in the order of the index over it. `tests/integration/test_broker_plans.py` holds this.
 
 -- name: enter_batch
 -- $1 session, $2 the batch's number. Raises MW001 when the session was buried.
@@ -43,7 +47,8 @@ DELETE FROM msgweb.message WHERE session = $2::int4 AND destination = $1::int4;
 -- that keeps the order.
 WITH blocked AS MATERIALIZED (
     SELECT d FROM unnest($8::int4[]) AS d
-    WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL))
+    WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL
+           ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL)
 INSERT INTO msgweb.message (destination, priority, persistent, session, deliveries, headers, body)
 SELECT u.destination, u.priority, u.persistent,
        CASE WHEN u.hand AND u.destination NOT IN (SELECT d FROM blocked) THEN $7::int4 END,
@@ -57,32 +62,33 @@ RETURNING id, session IS NOT NULL;
 -- $1 destination, $2 at most so many, $3 session. Rows: id, priority, persistent, deliveries, headers, body, in order.
 -- Locks the claimed rows; passes over those that another is claiming.
 WITH picked AS MATERIALIZED (
-    SELECT id, persistent FROM msgweb.message
+    SELECT id FROM msgweb.message
     WHERE destination = $1::int4 AND session IS NULL
     ORDER BY priority DESC, id LIMIT $2::int4
     FOR UPDATE SKIP LOCKED),
 taken AS (
     UPDATE msgweb.message m SET session = $3::int4, deliveries = m.deliveries + 1
-    FROM picked p WHERE m.id = p.id AND m.persistent = p.persistent
+    WHERE m.id = ANY (ARRAY(SELECT p.id FROM picked p))
     RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
 SELECT id, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
 
 -- name: ack_persistent
--- $1 ids, $2 session: only what this session holds is deleted (fencing). `+ 0` keeps the planner from the index over
--- sessions: it would walk all that the session ever held.
-DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND session + 0 = $2::int4;
+-- $1 ids, $2 session: only what this session holds is deleted (fencing). coalesce keeps the planner from
+-- the index over sessions: a plan made while the tables were empty would walk all that the session holds.
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND coalesce(session, 0) = $2::int4;
 
 -- name: ack_transient
-DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND session + 0 = $2::int4;
+DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND coalesce(session, 0) = $2::int4;
 
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
-UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND session + 0 = $2::int4;
+UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND coalesce(session, 0) = $2::int4;
 
 -- name: wake
 -- $1 destinations that this batch touched: one notification for those in which something is ready for others.
 SELECT pg_notify('msgweb_ready', string_agg(d::text, ',')) FROM unnest($1::int4[]) AS d
-WHERE EXISTS (SELECT FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL)
+WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL
+       ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL
 HAVING count(*) > 0;
 
 -- name: publish
