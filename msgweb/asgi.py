@@ -8,11 +8,12 @@ import asyncio
 import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "msgweb.settings")
-os.environ.setdefault("MSGWEB_DB_POOL", "20")
 
 from django.core.asgi import get_asgi_application
 
-django_application = get_asgi_application()
+from msgweb.body_limit import limited
+
+django_application = limited(get_asgi_application())
 
 from apps.console.events import event_stream  # noqa: E402 -- after Django's set-up
 

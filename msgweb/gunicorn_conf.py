@@ -17,6 +17,7 @@ wsgi_app = "msgweb.asgi:application"
 worker_class = "msgweb.web_worker.WebWorker"
 workers = int(os.environ.get("MSGWEB_WEB_PROCESSES") or 1)
 chdir = str(REPOSITORY)
+raw_env = [f"MSGWEB_DB_POOL={os.environ.get('MSGWEB_DB_POOL') or 20}"]  # see msgweb.database.django_settings
 bind = [str(http_listen())]
 backlog = 2048
 proc_name = "msgweb-web"

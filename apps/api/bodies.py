@@ -5,10 +5,10 @@ from typing import Any, NoReturn
 
 from rest_framework.request import Request
 
+from msgweb.body_limit import BODY_LIMIT
 from msgweb.errors import BadRequest, LimitExceeded
 
-#: Bytes of a request's body: a message of 16 MiB, and its envelope.
-LIMIT = 17 * 1024 * 1024
+LIMIT = BODY_LIMIT  # `msgweb.body_limit` refuses more before we see it, where the server is the ASGI one
 
 
 def read(request: Request) -> bytes:
