@@ -13,7 +13,7 @@ from django.core.asgi import get_asgi_application
 
 from msgweb.body_limit import limited
 
-django_application = limited(get_asgi_application())
+django_application = limited(get_asgi_application())  # type: ignore[arg-type]  # a dict there, a mapping here
 
 from apps.console.events import event_stream  # noqa: E402 -- after Django's set-up
 

@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from apps.broker.engine import Address
-from apps.console.feed import BATCH, JobFeed, feed_of_loop
+from apps.console.feed import JobFeed, feed_of_loop
 from apps.console.tokens import TokenExpired, grant_of
 from apps.console.topics import as_json, topics_of_loop
-from apps.jobs.models import Event, Job
+from apps.jobs.models import Event
 from msgweb.errors import MsgwebError, NotFound, Unavailable
 
 log = logging.getLogger(__name__)
@@ -104,27 +104,22 @@ async def _follow_job(stream: "Stream", job_id: uuid.UUID, encode: Callable[[Eve
     feed = feed_of_loop()
     position = stream.resume_after()
     async with feed.watch(job_id) as watch:
-        if await _state(feed, job_id) is None:
-            raise NotFound("there is no such job any more")
-        await stream.begin()
         while not feed.closing.is_set():
-            # The state first: once it is final, all that belongs to the job can be read.
-            state = await _state(feed, job_id)
-            while batch := await feed.read(job_id, position):
-                position = watch.seen = batch[-1].id
-                await stream.write(b"".join(map(encode, batch)))
-                if len(batch) < BATCH:
-                    break
-            if state is None or state in Job.FINAL:
-                await stream.write(_event("end", {"state": state}))
+            batch = await feed.read(job_id, position)
+            if batch.state is None and not stream.begun:
+                raise NotFound("there is no such job any more")
+            await stream.begin()
+            if batch.events:
+                position = batch.events[-1].id
+                await stream.write(b"".join(map(encode, batch.events)))
+            if batch.is_last:
+                await stream.write(_event("end", {"state": batch.state}))
                 return
             watch.seen = position
+            if batch.is_full:
+                continue
             while not await stream.unless_gone(watch.wait(PING_SECONDS)) and not feed.closing.is_set():
                 await stream.write(b": ping\n\n")
-
-
-async def _state(feed: JobFeed, job_id: uuid.UUID) -> str | None:
-    return await feed.query(lambda: Job.objects.filter(id=job_id).values_list("state", flat=True).first())
 
 
 async def _follow_topic(stream: "Stream", address: Address) -> None:

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -64,6 +65,30 @@ class Watch:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a listener reads at once.
+
+    Attributes:
+        state: the job's state from before its events were read: where it is final and there are no events left, all
+            has been read. None for a job that is not there.
+        events: at most BATCH.
+    """
+
+    state: str | None
+    events: list[Event]
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there may be more events already."""
+        return len(self.events) >= BATCH
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing can follow."""
+        return not self.is_full and (self.state is None or self.state in Job.FINAL)
+
+
 class JobFeed:
     """The jobs' events, for the listeners of one event loop.
 
@@ -76,7 +101,7 @@ class JobFeed:
         self.closing = asyncio.Event()
         self.listening = asyncio.Event()
         self._watches: dict[uuid.UUID, set[Watch]] = {}
-        self._reads: dict[tuple[uuid.UUID, int], asyncio.Future[list[Event]]] = {}
+        self._reads: dict[uuid.UUID, dict[int, asyncio.Future[Batch]]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._reader: ThreadPoolExecutor | None = None
 
@@ -97,19 +122,27 @@ class JobFeed:
             if not self._watches:
                 await self._stop()
 
-    async def read(self, job_id: uuid.UUID, after: int) -> list[Event]:
-        """The next events of a job after an id, at most BATCH. Listeners at the same place share one read.
+    async def read(self, job_id: uuid.UUID, after: int) -> "Batch":
+        """The next events of a job after an id. Listeners at the same place share one read.
 
         Raises:
             Unavailable: the database does not answer.
         """
-        key = (job_id, after)
-        shared = self._reads.get(key)
+        reads = self._reads.setdefault(job_id, {})
+        shared = reads.get(after)
         if shared is None:
-            shared = asyncio.ensure_future(self.query(lambda: events.after(job_id, after, BATCH)))
-            self._reads[key] = shared
-            shared.add_done_callback(lambda _: self._reads.pop(key, None))
+            shared = reads[after] = asyncio.ensure_future(self.query(partial(_read, job_id, after)))
+            shared.add_done_callback(partial(self._forget, job_id, after))
         return await asyncio.shield(shared)
+
+    def _forget(self, job_id: uuid.UUID, after: int, done: "asyncio.Future[Batch]") -> None:
+        reads = self._reads.get(job_id, {})
+        if reads.get(after) is done:
+            del reads[after]
+            if not reads:
+                del self._reads[job_id]
+        if not done.cancelled():
+            done.exception()  # each listener that is still there gets it; here it counts as seen
 
     async def query(self, question: Callable[[], T]) -> T:
         """Ask Django's models from the reader's thread.
@@ -140,10 +173,15 @@ class JobFeed:
         self.closing.set()
         self._wake_all()
 
+    def _wake(self, job_id: uuid.UUID) -> None:
+        # A read that began before what happened may not show it: whoever is woken begins another one.
+        self._reads.pop(job_id, None)
+        for watch in self._watches.get(job_id, ()):
+            watch.woken.set()
+
     def _wake_all(self) -> None:
-        for group in self._watches.values():
-            for watch in group:
-                watch.woken.set()
+        for job_id in self._watches:
+            self._wake(job_id)
 
     async def _stop(self) -> None:
         tasks, self._tasks = self._tasks, []
@@ -180,12 +218,9 @@ class JobFeed:
         while True:
             async for notification in connection.notifies(timeout=60):
                 try:
-                    group = self._watches.get(uuid.UUID(notification.payload), ())
+                    self._wake(uuid.UUID(notification.payload))
                 except ValueError:
                     log.warning("a notification on %s names no job: %.80r", channels.EVENTS, notification.payload)
-                    continue
-                for watch in group:
-                    watch.woken.set()
             await connection.execute("SELECT 1")  # a minute of silence: is anybody there?
 
     async def _poll(self) -> None:
@@ -201,9 +236,13 @@ class JobFeed:
                 newest = await self.query(partial(_newest, jobs, lowest))
             except Unavailable:
                 continue  # the listening connection says so in the log
-            for watch in readers:
-                if newest.get(watch.job_id, 0) > (watch.seen or 0):
-                    watch.woken.set()
+            for job_id in {watch.job_id for watch in readers if newest.get(watch.job_id, 0) > (watch.seen or 0)}:
+                self._wake(job_id)
+
+
+def _read(job_id: uuid.UUID, after: int) -> Batch:
+    state = Job.objects.filter(id=job_id).values_list("state", flat=True).first()
+    return Batch(state, events.after(job_id, after, BATCH))
 
 
 def _newest(jobs: set[uuid.UUID], lowest: int) -> dict[uuid.UUID, int]:

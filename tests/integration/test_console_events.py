@@ -282,11 +282,42 @@ def listeners(conninfo: str) -> int:
     return int(row[0])
 
 
+def test_a_read_that_began_before_an_event_is_not_taken_for_one_after_it(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that is woken while another's read is under way must not be content with that one."""
+    began, go_on = threading.Event(), threading.Event()
+    read = feeds.events.after
+
+    def slow(*args: Any) -> list[Event]:
+        found = read(*args)
+        if not began.is_set():
+            began.set()
+            assert go_on.wait(SECONDS)
+        return found
+
+    async def test() -> None:
+        feed = feeds.feed_of_loop()
+        async with feed.watch(job.id) as watch:
+            await asyncio.wait_for(feed.listening.wait(), SECONDS)
+            watch.woken.clear()
+            early = asyncio.create_task(feed.read(job.id, 0))
+            assert await asyncio.to_thread(began.wait, SECONDS)
+            await sync_to_async(say)(job, "meanwhile")
+            assert await watch.wait(SECONDS)
+            late = asyncio.create_task(feed.read(job.id, 0))
+            go_on.set()
+            assert [event.kind for event in (await early).events] == ["state"]
+            assert [event.kind for event in (await late).events] == ["state", "log"]
+
+    monkeypatch.setattr(feeds.events, "after", slow)
+    run(test())
+
+
 def test_a_slow_reader_gets_everything_in_the_end_and_holds_nobody_up(
     job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feeds, "BATCH", 3)
-    monkeypatch.setattr(stream, "BATCH", 3)
 
     async def test() -> None:
         path = path_of(job)
