@@ -69,8 +69,7 @@ SCENARIOS = {
     "rpc": Scenario(
         "rpc",
         3_000,
-        # Its reply queue would be /queue/reply.TAG, and `reply.` is a name that Msgweb keeps for itself.
-        ("--queue-prefix", "/queue/bench."),
+        (),
         (
             Row("request and reply, one at a time", "seq_per_s", "seq_", "seq_rtt"),
             Row("request and reply, 32 in flight", "conc_per_s", "conc_", "conc_rtt"),

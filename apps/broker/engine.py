@@ -22,6 +22,8 @@ Done = Callable[[MsgwebError | None], None]
 NAME_LIMIT = 255  # characters of a queue's or topic's name
 PRIORITIES = range(10)
 DEFAULT_PRIORITY = 4
+#: A queue of this name is a reply queue: `/reply-queue/x` on the wire. Nobody may name one as `/queue/...`.
+REPLY_PREFIX = "$reply."
 
 
 class Address(NamedTuple):
@@ -39,7 +41,8 @@ def parse_address(namespace: str, destination: str) -> Address:
     """`/queue/x`, `/topic/x` or a bare `x` (a queue) in a namespace.
 
     Raises:
-        BadDestination: no name, a name over 255 characters or with control characters, or another prefix.
+        BadDestination: no name, a name over 255 characters or with control characters, one of the server's own names,
+            or another prefix.
     """
     kind: Kind = "queue"
     name = destination
@@ -53,6 +56,10 @@ def parse_address(namespace: str, destination: str) -> Address:
         raise BadDestination(f"{destination!r} is no destination: the name is missing")
     if len(name) > NAME_LIMIT:
         raise BadDestination(f"a destination's name has at most {NAME_LIMIT} characters, not {len(name)}")
+    if name.startswith(REPLY_PREFIX):
+        raise BadDestination(
+            f"names that begin with {REPLY_PREFIX} are the server's own; a reply queue is /reply-queue/x"
+        )
     if not name.isprintable():
         raise BadDestination("a destination's name may not hold control characters")
     return Address(namespace, kind, name)

@@ -20,8 +20,7 @@ def check_reply_to(reply_to: str) -> None:
     if "\0" in reply_to:
         raise BadDestination("a destination's name may not hold control characters")
     name = reply_to.removeprefix(REPLY_QUEUE)
-    # The broker keeps reply queues as queues named reply.NAME.
-    parse_address("", f"/queue/reply.{name}" if name != reply_to and name else reply_to)
+    parse_address("", f"/queue/{name}" if name != reply_to and name else reply_to)
 
 
 def reply_headers(job_id: object, correlation_id: str | None, job_event: str) -> dict[str, str]:

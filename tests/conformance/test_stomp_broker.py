@@ -159,7 +159,7 @@ def test_m1_message_ids_are_unique(gateway: RunningGateway, queue: str, topic: s
     [
         ({"destination": "/nowhere/x"}, "bad_destination"),
         ({"destination": "/queue/"}, "bad_destination"),
-        ({"destination": "/queue/reply.x"}, "bad_destination"),
+        ({"destination": "/queue/$reply.x"}, "bad_destination"),
         ({"destination": "/queue/" + "x" * 256}, "bad_destination"),
         ({"destination": "/queue/a,/queue/b"}, "not_supported"),
         ({"destination": "/temp-topic/a"}, "not_supported"),

@@ -165,6 +165,18 @@ def test_auto_acks_go_on_when_the_client_reads_again(stomp_database: str, queue:
         assert [slow.expect("MESSAGE")["number"] for _ in range(200)] == [str(number) for number in range(200)]
 
 
+def test_a_client_that_sends_and_never_reads_its_receipts_is_read_no_more(stomp_database: str, topic: str) -> None:
+    with gateway_with(stomp_database, write_buffer=10_000, receipt_buffer=50_000) as gateway:
+        client = gateway.connected()
+        client.socket.settimeout(3)
+        mark = "x" * 1_000
+        sent = b"".join(f"SEND\ndestination:{topic}\nreceipt:{n}-{mark}\n\n\0".encode() for n in range(100_000))
+        with pytest.raises(TimeoutError):  # 100 MB do not fit into the sockets between us
+            client.socket.sendall(sent)
+        for number in range(1_000):
+            assert client.expect("RECEIPT")["receipt-id"] == f"{number}-{mark}"
+
+
 def test_senders_are_not_read_while_the_engine_is_congested(
     stomp_database: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ def topic(name: str) -> Address:
         ("/amq/queue/orders", queue("orders")),
         ("/topic/orders.new", topic("orders.new")),
         ("/exchange/amq.topic/orders.new", topic("orders.new")),
-        ("/reply-queue/Xy_-1", queue("reply.Xy_-1")),
+        ("/reply-queue/Xy_-1", queue("$reply.Xy_-1")),
         ("/temp-queue/mine", Temporary("mine")),
         ("/task/firebrand.clone_brand", Task("firebrand.clone_brand")),
         ("/job/0192", Job("0192")),
@@ -59,7 +59,7 @@ def test_destinations(text: str, target: Target) -> None:
             "/task/",
             "/job/",
         ),
-        *("a\nb", "/queue/reply.x", "reply.x", "/queue/" + "x" * 256),
+        *("a\nb", "/queue/$reply.x", "$reply.x", "/queue/" + "x" * 256),
     ],
 )
 def test_what_is_no_destination(text: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from apps.broker.engine import (
+    REPLY_PREFIX,
     Address,
     Consumer,
     Delivery,
@@ -227,7 +228,7 @@ class PostgresEngine:
 
     def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
         """A queue for replies that ends with this session or with `close_reply_queue`."""
-        address = Address(namespace, "queue", f"reply.{name}")
+        address = Address(namespace, "queue", REPLY_PREFIX + name)
         if address not in self._queues:
             self._queues[address] = Queue(address, owned=True)
         self._await_id(self._queues[address], done)

@@ -21,6 +21,7 @@ from apps.broker.postgres.pipeline import connect, first_line
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
+_jitter = random.Random()  # its own: the global one belongs to the program around us
 
 LOCK_CLASS = 1297568599  # "MWSW": the first key of the sessions' advisory locks
 LOCK_GRACE = 3.0  # seconds that a lock may be missing before its session counts as dead
@@ -201,7 +202,7 @@ class SessionKeeper:
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
                 continue
             try:
-                await asyncio.wait_for(self._look.wait(), ROUND * random.uniform(0.8, 1.2))
+                await asyncio.wait_for(self._look.wait(), ROUND * _jitter.uniform(0.8, 1.2))
                 await asyncio.sleep(RETRY)  # many subscriptions that come at once are one look
             except TimeoutError:
                 pass

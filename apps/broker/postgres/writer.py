@@ -16,7 +16,7 @@ from typing import Protocol
 import psycopg
 from psycopg import pq
 
-from apps.broker.engine import Address, Delivery, Message, MessageId, SessionId
+from apps.broker.engine import REPLY_PREFIX, Address, Delivery, Message, MessageId, SessionId
 from apps.broker.postgres import packing, topics
 from apps.broker.postgres.batch import Batch, Operation
 from apps.broker.postgres.callbacks import guarded
@@ -252,7 +252,7 @@ class Writer:
             self._host.resolved()
             self._write(self._possible(operations, resolved))
             for queue in resolved:
-                if queue.id == -1 or (not queue.owned and queue.address.name.startswith("reply.")):
+                if queue.id == -1 or (not queue.owned and queue.address.name.startswith(REPLY_PREFIX)):
                     queue.id = None  # asked for again next time: it may come, or go
                     self._host.forget(queue)
             return

@@ -145,6 +145,8 @@ class ClientConnection(asyncio.Protocol):
         if self._engine.congested and "congestion" not in self._holds:
             self._hold("congestion")
             self._engine.when_relieved(lambda: self._release_hold("congestion"))
+        if self.clogged and self._transport.get_write_buffer_size() > self._options.receipt_buffer:
+            self._hold("clogged")
 
     def eof_received(self) -> bool:
         """The client sends no more. What it asked for is finished, and confirmed if it still reads."""
@@ -179,6 +181,7 @@ class ClientConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The client reads again."""
         self.clogged = False
+        self._release_hold("clogged")
         if not self._gateway.draining:
             for subscription in self._subscriptions.values():
                 self._engine.set_credit(subscription.handle, subscription.credit)

@@ -3,11 +3,10 @@
 import re
 from typing import NamedTuple
 
-from apps.broker.engine import Address, parse_address
+from apps.broker.engine import REPLY_PREFIX, Address, parse_address
 from apps.stomp.gateway.errors import NotSupported
 from msgweb.errors import BadDestination
 
-REPLY_PREFIX = "reply."  # a queue of this name in the broker is `/reply-queue/...` on the wire
 _COMPOSITE = re.compile(r",\s*/(?:queue|topic)/")
 _VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.VirtualTopic\.")
 _WILDCARDS = frozenset({"*", "#", ">"})
@@ -55,18 +54,19 @@ def parse_destination(namespace: str, text: str) -> Target:
         name = _ESCAPED.sub(lambda match: "/" if match[1].upper() == "2F" else "%", name)
     match prefix:
         case "/queue/" | "/topic/":
-            return _user_address(namespace, prefix + name)
+            return parse_address(namespace, prefix + name)
         case "/amq/":
             if not name.startswith("queue/"):
                 raise BadDestination(f"{text!r} is no destination")
-            return _user_address(namespace, "/" + name)
+            return parse_address(namespace, "/" + name)
         case "/exchange/":
             exchange, _, key = name.partition("/")
             if exchange != "amq.topic":
                 raise NotSupported(f"the exchange {exchange!r} is not supported; use /queue/ or /topic/")
             return parse_address(namespace, f"/topic/{key}")
         case "/reply-queue/":
-            return parse_address(namespace, f"/queue/{REPLY_PREFIX}{_named(name, text)}")
+            address = parse_address(namespace, f"/queue/{_named(name, text)}")
+            return address._replace(name=REPLY_PREFIX + address.name)
         case "/temp-queue/":
             return Temporary(_named(name, text))
         case "/temp-topic/":
@@ -76,7 +76,7 @@ def parse_destination(namespace: str, text: str) -> Target:
         case "/job/":
             return Job(_named(name, text))
         case _:
-            return _user_address(namespace, text)
+            return parse_address(namespace, text)
 
 
 def check_subscribable(address: Address, capabilities: frozenset[str]) -> None:
@@ -97,14 +97,6 @@ def written(address: Address) -> str:
     if address.kind == "queue" and address.name.startswith(REPLY_PREFIX):
         return f"/reply-queue/{address.name[len(REPLY_PREFIX) :]}"
     return str(address)
-
-
-def _user_address(namespace: str, text: str) -> Address:
-    address = parse_address(namespace, text)
-    if address.kind == "queue" and address.name.startswith(REPLY_PREFIX):
-        # The broker drops what is sent to a reply queue that has ended; nobody's own queue may share that fate.
-        raise BadDestination(f"queues named {REPLY_PREFIX}* are reply queues; write /reply-queue/...")
-    return address
 
 
 def _named(name: str, text: str) -> str:

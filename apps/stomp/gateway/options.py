@@ -23,6 +23,8 @@ class GatewayOptions:
         transaction_frames, transaction_bytes: what one transaction may gather before its COMMIT.
         errands: requests for jobs that a connection may have under way before its socket is read no more.
         write_buffer: bytes waiting for a client that does not read, before its topics drop and its auto acks stop.
+        receipt_buffer: bytes waiting for such a client, before its socket is read no more: only receipts can pile up so
+            far. Well above `write_buffer`, since a client that writes its ACKs while it does not read must be heard.
     """
 
     server: str = f"Msgweb/{__version__} (RabbitMQ-compatible)"
@@ -39,3 +41,4 @@ class GatewayOptions:
     transaction_bytes: int = 64 * 1024 * 1024
     errands: int = 100
     write_buffer: int = 1024 * 1024
+    receipt_buffer: int = 8 * 1024 * 1024

@@ -97,7 +97,7 @@ BEGIN
     INSERT INTO msgweb.batch (session, number) VALUES (of_session, batch_number);
 END $$;
 
--- Find or make a destination. A reply queue (reply.*) is only found: it ends with its owner.
+-- Find or make a destination. A reply queue ($reply.*) is only found: it ends with its owner.
 -- Returns null for a reply queue that has ended. Raises MW404 for an unknown namespace.
 CREATE FUNCTION msgweb.destination_id(of_namespace text, of_kind text, of_name text) RETURNS integer
 LANGUAGE plpgsql AS $$
@@ -106,7 +106,7 @@ DECLARE
 BEGIN
     SELECT id INTO known FROM msgweb.destination
     WHERE namespace = of_namespace AND kind = of_kind AND name = of_name;
-    IF known IS NOT NULL OR (of_kind = 'queue' AND of_name LIKE 'reply.%') THEN
+    IF known IS NOT NULL OR (of_kind = 'queue' AND of_name LIKE '$reply.%') THEN
         RETURN known;
     END IF;
     PERFORM 1 FROM accounts_namespace WHERE name = of_namespace FOR KEY SHARE;
@@ -161,11 +161,11 @@ BEGIN
         of_kind := 'topic';
         of_name := substr(destination, 8);
     ELSIF destination LIKE '/reply-queue/%' THEN
-        of_name := 'reply.' || substr(destination, 14);
+        of_name := '$reply.' || substr(destination, 14);
     ELSIF destination LIKE '/%' THEN
         of_name := '';
     END IF;
-    IF coalesce(of_name, '') = '' OR length(of_name) > 255 THEN
+    IF coalesce(of_name, '') = '' OR (destination NOT LIKE '/reply-queue/%' AND of_name LIKE '$reply.%') OR length(of_name) > 255 THEN
         RAISE EXCEPTION '% is no destination: give /queue/NAME or /topic/NAME, at most 255 characters', destination
             USING ERRCODE = 'MW400';
     END IF;
