@@ -135,7 +135,7 @@ class HtmlWalk:
         at = 0
         for tag in _TAG.finditer(html):
             parts.append(self._text(html[at : tag.start()]))
-            parts.append(self._text(tag[0]) if tag[0].startswith("<!--") else _ATTRIBUTE.sub(self._attribute, tag[0]))
+            parts.append(self._text(tag[0]) if tag[0].startswith("<!--") else self._tag(tag[0]))
             at = tag.end()
         parts.append(self._text(html[at:]))
         return "".join(parts)
@@ -143,6 +143,15 @@ class HtmlWalk:
     def css(self, css: str) -> str:
         """Walk through a style sheet."""
         return self._styled(css, self.domains)
+
+    def _tag(self, tag: str) -> str:
+        parts: list[str] = []
+        at = 0
+        for attribute in _ATTRIBUTE.finditer(tag):
+            parts += (self._absolutes(tag[at : attribute.start()], self.domains), self._attribute(attribute))
+            at = attribute.end()
+        parts.append(self._absolutes(tag[at:], self.domains))  # such as an attribute's value without quotes
+        return "".join(parts)
 
     def _attribute(self, match: re.Match[str]) -> str:
         mark, value = ('"', match["double"]) if match["double"] is not None else ("'", match["single"])

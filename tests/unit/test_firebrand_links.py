@@ -3,7 +3,7 @@
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from apps.firebrand.links import CloneRewriter, HtmlWalk, Link, Localiser, mentions, references
@@ -213,5 +213,7 @@ def test_a_walk_that_changes_nothing_is_the_identity_on_any_text(text: str) -> N
 
 
 @given(st.lists(pieces).map("".join))
+@example("<https://ember.example/p/1>")
+@example("<a href=https://ember.example/p/1>")
 def test_no_rewritten_text_mentions_the_old_domain(text: str) -> None:
     assert mentions(OLD, rewriter().html(text)) == []
