@@ -53,9 +53,13 @@ class Filter:
 
     @classmethod
     def of(cls, query: QueryDict) -> "Filter":
-        """From a query string; a state that does not exist is left out."""
-        state = query.get("state", "")
-        return cls(state if state in Job.State.values else "", query.get("task", ""), query.get("namespace", ""))
+        """From a query string; what cannot be is left out."""
+        state, task, namespace = (query.get(name, "") for name in ("state", "task", "namespace"))
+        return cls(
+            state if state in Job.State.values else "",
+            "" if "\0" in task else task,  # which Postgres does not take
+            "" if "\0" in namespace else namespace,
+        )
 
     @property
     def scope(self) -> dict[str, str]:
@@ -117,9 +121,10 @@ def _older(rows: "QuerySet[Job]", before: str) -> "QuerySet[Job]":
     moment_text, _, id_text = before.partition("_")
     try:
         moment, job_id = parse_datetime(moment_text), uuid.UUID(id_text)
-    except ValueError:
-        return rows
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            return rows
+        moment = moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         return rows
     # Two conditions instead of a row comparison, which the ORM has not: the first alone uses the index.
     return rows.filter(created_at__lte=moment).exclude(created_at=moment, id__gte=job_id)

@@ -155,7 +155,23 @@ def test_every_job_is_on_one_page_exactly(admin: Client, namespace: str, monkeyp
     assert sorted(seen) == sorted(str(job.id) for job in jobs)
 
 
-@pytest.mark.parametrize("before", ["nonsense", "2026-01-01_x", "_", "2026-01-01T00:00:00_" + str(uuid.UUID(int=1))])
+@pytest.mark.parametrize("query", ["?task=a%00b", "?namespace=a%00b", "?state=%00"])
+def test_a_filter_that_cannot_be_is_none(admin: Client, job: Job, query: str) -> None:
+    assert str(job.id) in text(admin, f"/jobs/{query}")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "nonsense",
+        "2026-01-01_x",
+        "_",
+        f"2026-01-01T00:00:00_{uuid.UUID(int=1)}",
+        f"0001-01-01T00:00:00%2B23:59_{uuid.UUID(int=1)}",
+        f"9999-12-31T23:59:59-23:59_{uuid.UUID(int=1)}",
+        "2026-01-01T00:00:00Z_%00",
+    ],
+)
 def test_a_page_number_that_is_none_is_the_first_page(admin: Client, job: Job, before: str) -> None:
     assert str(job.id) in text(admin, f"/jobs/?before={before}")
 
