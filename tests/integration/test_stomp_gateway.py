@@ -150,9 +150,9 @@ def test_auto_acks_wait_for_a_client_that_does_not_read(stomp_database: str, que
         slow.close()  # most of the rest never reached it
         other = gateway.connected()
         other.send("SUBSCRIBE", id=0, destination=queue)
-        message = other.expect("MESSAGE")
-        assert message["redelivered"] == "true"
-        for number in range(int(message["number"]) + 1, 200):
+        reached = int(other.expect("MESSAGE")["number"])
+        assert reached < 150  # the sockets between us never hold 15 MB
+        for number in range(reached + 1, 200):
             assert other.expect("MESSAGE")["number"] == str(number)
 
 
@@ -274,11 +274,13 @@ def test_drain_ends_who_does_not_finish_in_time(stomp_database: str, queue: str)
 def test_one_line_a_connection_without_secrets(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         client = gateway.connected()
+        peer = f"peer=127.0.0.1:{client.socket.getsockname()[1]} "
         client.send("SEND", b"a body", destination="/topic/x")
         client.confirmed("DISCONNECT")
         client.close()
-        until(lambda: "reason='disconnected'" in caplog.text, SECONDS, "the line")
-    [line] = [record.getMessage() for record in caplog.records if "reason='disconnected'" in record.getMessage()]
+        until(lambda: peer in caplog.text, SECONDS, "the line")
+    [line] = [record.getMessage() for record in caplog.records if peer in record.getMessage()]
+    assert "reason='disconnected'" in line
     assert "login=guest" in line and "sent=1" in line and f"namespace={NAMESPACE}" in line
     assert "secret" not in caplog.text and "a body" not in caplog.text
 
