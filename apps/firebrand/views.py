@@ -312,7 +312,8 @@ def media(request: HttpRequest, path: str) -> HttpResponseBase:
 
     Only what is on record is served, by exactly that path, so no path can lead elsewhere.
     """
-    file = MediaFile.objects.filter(path=f"firebrand/{path}", brand__state=Brand.State.ACTIVE).first()
+    known = MediaFile.objects.filter(path=f"firebrand/{path}", brand__state=Brand.State.ACTIVE)
+    file = None if "\0" in path else known.first()
     if file is None:
         raise Http404("there is no such media file")
     etag = f'"{file.sha256}"'

@@ -112,7 +112,7 @@ def _arguments(body: bytes) -> dict[str, Any]:
         return {}
     try:
         arguments = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadArguments(f"the body is no JSON: {error}") from error
     if not isinstance(arguments, dict):
         raise BadArguments("the body is no JSON object: it names the task's arguments")
@@ -126,7 +126,7 @@ def _content(body: bytes, content_type: str | None) -> Any:
     if is_json or not kind:
         try:
             return json.loads(body)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if is_json:
                 raise BadMessage(f"the body is no JSON: {error}") from error
     try:

@@ -167,6 +167,8 @@ def test_m1_message_ids_are_unique(gateway: RunningGateway, queue: str, topic: s
         ({"destination": "/task/a.b"}, "not_supported"),  # this gateway has no door to jobs
         ({"destination": "/queue/a", "priority": "12"}, "bad_message"),
         ({"destination": "/queue/a", "priority": "high"}, "bad_message"),
+        ({"destination": "/queue/a", "persistent": "TRUE"}, "bad_message"),
+        ({"destination": "/queue/a", "ttl": "5"}, "not_supported"),
         ({"destination": "/queue/a", "expires": "1700000000000"}, "not_supported"),
         ({"destination": "/queue/a", "expiration": "1000"}, "not_supported"),
         ({"destination": "/queue/a", "AMQ_SCHEDULED_DELAY": "1000"}, "not_supported"),
@@ -751,3 +753,12 @@ def test_acks_of_auto_subscriptions_are_accepted_quietly(gateway: RunningGateway
     client.confirmed("SUBSCRIBE", id=1, destination=topic, ack="client")
     client.send("SEND", destination=topic)
     client.confirmed("ACK", id=client.expect("MESSAGE")["ack"])
+
+
+def test_a_content_length_of_thousands_of_digits_is_a_number_like_any_other(gateway: RunningGateway) -> None:
+    client = gateway.connected("1.2")
+    client.send("SEND", destination="/queue/digits", receipt="zeros", **{"content-length": "0" * 5000})
+    assert client.expect("RECEIPT")["receipt-id"] == "zeros"
+    client.send("SEND", destination="/queue/digits", receipt="nines", **{"content-length": "9" * 5000})
+    client.expect_error("limit_exceeded")
+    client.expect_end()

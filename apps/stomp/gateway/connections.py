@@ -294,8 +294,10 @@ class ClientConnection(asyncio.Protocol):
         self.version = self._core.version
         self._write(self._core.accept(f"session-{secrets.token_hex(8)}", self._options.server))
         self._start_beats()
-        self._handle(self._core.receive(b""))
-        self._release_hold("log-in")
+        try:
+            self._handle(self._core.receive(b""))
+        finally:
+            self._release_hold("log-in")
 
     def _start_beats(self) -> None:
         beats = self._core.beats
@@ -354,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
         if address is not None and written(address) != head.destination:
             # MESSAGE has the destination as the SEND had it.
             headers = b"destination:%b\n%b" % (escape(head.destination, "1.2"), headers)
-        plan = SendPlan(address, headers, fields.get(b"persistent") == b"true", priority, door)
+        plan = SendPlan(address, headers, features.persistent_of(fields), priority, door)
         if not temporary:
             head.plan = plan
         return plan
@@ -656,6 +658,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._ending = True
         self._core.close()
+        self._receipts.waiting.clear()  # what is still under way has nobody to be confirmed to
         self._flush()
         self._release()
         for name in list(self._timers):

@@ -22,6 +22,8 @@ _QUEUE_SETTINGS: dict[str, frozenset[str]] = {
     "x-max-priority": frozenset(str(priority) for priority in range(11)),
 }
 SEND: dict[str, frozenset[str]] = {
+    "_AMQ_SCHED_DELIVERY": _ZERO,
+    "ttl": _ZERO,
     **_QUEUE_SETTINGS,
     "expires": _ZERO,
     "expiration": _NOTHING,
@@ -47,6 +49,11 @@ SUBSCRIBE: dict[str, frozenset[str]] = {
     "activemq.subscriptionName": _NOTHING,
     "durable-subscription-name": _NOTHING,
     "activemq.retroactive": _FALSE,
+    "durable-subscriber-name": _NOTHING,
+    "filter": _NOTHING,
+    "x-queue-name": _NOTHING,
+    "x-single-active-consumer": _FALSE,
+    "x-stream-offset": _NOTHING,
     "activemq.noLocal": _FALSE,
     "no-local": _FALSE,
 }
@@ -82,6 +89,18 @@ def priority_of(fields: Mapping[bytes, bytes], default: int) -> int:
     if len(value) != 1 or not value.isdigit():
         raise BadMessage(f"priority must be 0 to 9, not {value[:20].decode()!r}")
     return int(value)
+
+
+def persistent_of(fields: Mapping[bytes, bytes]) -> bool:
+    """The `persistent` header; without it a message is not.
+
+    Raises:
+        BadMessage: neither true nor false: a misspelt promise of durability must not be dropped in silence.
+    """
+    value = fields.get(b"persistent", b"false")
+    if value not in (b"true", b"false"):
+        raise BadMessage(f"persistent must be true or false, not {value[:20].decode(errors='replace')!r}")
+    return value == b"true"
 
 
 def prefetch_of(headers: Mapping[str, str], default: int, limit: int) -> int:

@@ -417,7 +417,7 @@ class Parser:
             raise MalformedHeader(f"content-length is no number: {value[:32].decode(errors='replace')!r}")
         if len(digits.lstrip(b"0")) > 10:
             raise self._too_large(self._limits.frame)
-        return int(digits)
+        return int(digits.lstrip(b"0") or b"0")  # int() refuses thousands of digits, zeros too
 
     def _too_large(self, limit: int) -> FrameLimitExceeded:
         return FrameLimitExceeded(f"a frame has at most {limit} bytes here")
