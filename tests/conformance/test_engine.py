@@ -252,6 +252,63 @@ def test_a_unit_takes_effect_as_a_whole(play):
     play(scenario)
 
 
+def test_a_refused_unit_gives_back_what_it_would_have_acked(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, credit=1)
+        await send(engine, queue, b"a")
+        await consumer.count(1)
+        unit = Unit(sends=[Message(Address("no.where", "queue", "x"), b"")], acks=[(subscription, consumer.ids)])
+        with pytest.raises(NotFound):
+            await done(lambda callback: engine.transact(unit, callback))
+        await consumer.count(2)
+        assert [delivery.deliveries for delivery in consumer.deliveries] == [1, 2]
+        with pytest.raises(NotFound):  # named twice: refused, and nothing is let go
+            await done(lambda callback: engine.ack(subscription, [consumer.ids[1]] * 2, callback))
+        await done(lambda callback: engine.ack(subscription, consumer.ids[1:], callback))
+
+    play(scenario)
+
+
+def test_an_open_transaction_that_makes_a_destination_holds_up_that_one_alone(play, conninfo):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        other = queue._replace(name="other")
+        consumer = Recorder(engine, acks=True)
+        async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+            await connection.execute("SELECT msgweb.send(%s, %s, 'theirs')", [queue.namespace, queue.name])
+            outcome: list[object] = []
+            for body in (b"1", b"2"):
+                engine.send(Message(queue, body, persistent=True), outcome.append)
+            await send(engine, other, b"goes through")
+            assert outcome == []
+            await connection.commit()
+        await sync(engine, other)
+        engine.subscribe(queue, consumer, 10)
+        await consumer.count(3)
+        assert [body for body in consumer.bodies if body != b"theirs"] == [b"1", b"2"]
+
+    play(scenario)
+
+
+def test_a_consumer_that_raises_stops_nobody_else(play, caplog):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        bad, good = Recorder(engine), Recorder(engine, acks=True)
+        bad.deliver = None  # type: ignore[assignment, method-assign]
+        subscription = engine.subscribe(queue, bad, 1)
+        await send(engine, queue, b"a")
+        await sync(engine, queue)
+        engine.unsubscribe(subscription)
+        engine.subscribe(queue, good, 10)
+        await good.count(1)
+        assert good.bodies == [b"a"]
+
+    play(scenario)
+    assert "a callback failed" in caplog.text
+
+
 def test_a_bad_message_is_refused_alone(play):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()
