@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from msgweb.home import REPOSITORY
+from tests.installation import until
 from tests.scripted_server import Frame, Peer, Server, answer, confirm, deliver
 
 pytestmark = pytest.mark.needs("php")
@@ -282,6 +283,7 @@ def test_a_message_is_acknowledged_after_its_handler_and_returned_when_it_threw(
     assert seen == ["1", "2", "3", 3]
     [(_, subscribed, _)] = server.sent("SUBSCRIBE")
     assert (subscribed["ack"], subscribed["prefetch-count"]) == ("client-individual", "3")
+    until(lambda: len(server.sent("ACK")) == 2, 10, "the last ACK, which PHP waits for no more, is read")
     verdicts = [(command, headers["message-id"]) for command, headers, _ in server.frames if "ACK" in command]
     assert verdicts == [("ACK", "1"), ("NACK", "2"), ("ACK", "3")]
 
