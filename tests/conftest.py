@@ -7,8 +7,10 @@
   `MSGWEB_REQUIRE_ALL=1` (CI) that is a failure.
 """
 
+import functools
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,9 +25,20 @@ from tests.installation import Installation, Postgres, Template, postgres_server
 hypothesis.register_profile("msgweb", deadline=None, print_blob=True)
 hypothesis.load_profile("msgweb")
 
+
+@functools.cache
+def php_speaks_stomp() -> bool:
+    """Whether there is a PHP with the PECL extension `stomp`."""
+    php = shutil.which("php")
+    if php is None:
+        return False
+    loaded = subprocess.run([php, "-m"], capture_output=True, text=True, check=False).stdout
+    return "stomp" in loaded.lower().split()
+
+
 #: What a test may need, how to find it, and what would bring it.
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {
-    "php": (lambda: shutil.which("php"), "apt-get install php-cli php-stomp"),
+    "php": (php_speaks_stomp, "apt-get install php-cli php-stomp"),
     "ruby": (lambda: shutil.which("ruby"), "apt-get install ruby-stomp"),
     "chromium": (lambda: shutil.which("chromium") or shutil.which("chromium-browser"), "apt-get install chromium"),
     "rabbitmq": (lambda: shutil.which("rabbitmq-server"), "apt-get install rabbitmq-server"),
