@@ -110,7 +110,7 @@ def postgres_server() -> Iterator[Postgres]:
     conninfo = make_conninfo(database.conninfo(environment.HOME), dbname="postgres")
     try:
         until(
-            lambda: server.poll() is not None or _connects(conninfo), READY_SECONDS, "the embedded Postgres takes calls"
+            lambda: server.poll() is not None or connects(conninfo), READY_SECONDS, "the embedded Postgres takes calls"
         )
         assert server.poll() is None, log.read_text()
         yield Postgres(conninfo)
@@ -120,7 +120,8 @@ def postgres_server() -> Iterator[Postgres]:
         shutil.rmtree(database.embedded_socket_dir(environment.HOME), ignore_errors=True)
 
 
-def _connects(conninfo: str) -> bool:
+def connects(conninfo: str) -> bool:
+    """Whether a Postgres takes connections there."""
     try:
         psycopg.connect(conninfo).close()
     except psycopg.OperationalError:

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from msgweb import database
 from msgweb.home import REPOSITORY
 from msgweb.launcher import programs
 from tests.chaos.traffic import Traffic
-from tests.installation import READY_SECONDS, Installation, Postgres, _connects, until
+from tests.installation import READY_SECONDS, Installation, Postgres, connects, until
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 TOTAL = 20_000
@@ -66,7 +68,7 @@ class OwnPostgres:
                 stderr=log,
                 start_new_session=True,
             )
-        until(lambda: _connects(self.conninfo), READY_SECONDS, "Postgres takes connections")
+        until(lambda: connects(self.conninfo), READY_SECONDS, "Postgres takes connections")
 
     def kill(self) -> None:
         """SIGKILL to Postgres, every process of it, and wait for the end of the one that we started."""
@@ -83,11 +85,8 @@ class OwnPostgres:
 
 
 @pytest.fixture
-def own_postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnPostgres]:
+def own_postgres() -> Iterator[OwnPostgres]:
     """A running cluster of the test's own."""
-    import shutil
-    import tempfile
-
     home = Path(tempfile.mkdtemp(prefix="msgweb-chaos-"))
     server = OwnPostgres(home)
     server.start()

@@ -11,6 +11,8 @@ from apps.broker.postgres import packing
 from apps.broker.postgres.pipeline import Step
 from apps.broker.postgres.queues import Queue
 
+WAKE_LIMIT = 500  # queues a notification: 11 bytes each at the most, and a notification holds 7,999
+
 
 @dataclass(slots=True, eq=False)
 class Operation:
@@ -94,8 +96,9 @@ class Batch:
             queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
             steps.append(("claim", (packing.int4(queue.id or 0), packing.int4(limit), session)))
         if self.announce:
-            if touched:
-                steps.append(("wake", (packing.int4_array(sorted(touched)),)))
+            names = sorted(touched)
+            for begin in range(0, len(names), WAKE_LIMIT):
+                steps.append(("wake", (packing.int4_array(names[begin : begin + WAKE_LIMIT]),)))
             steps.extend(("publish", (payload,)) for payload in self.payloads)
             own = str(self.session).encode()
             steps.extend(("publish_large", (own, payload)) for payload in self.large_payloads)

@@ -182,7 +182,8 @@ class PostgresEngine:
         if held:
             queue.waiting = True
             self._writer.touch(queue)
-        self._writer.add(Operation(releases=held, session=self._keeper.session if held else 0, done=done))
+        if held or done is not None:
+            self._writer.add(Operation(releases=held, session=self._keeper.session if held else 0, done=done))
 
     def set_credit(self, subscription: Subscription, credit: int) -> None:
         """Allow more or fewer unacked messages."""

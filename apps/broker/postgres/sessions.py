@@ -201,6 +201,8 @@ class SessionKeeper:
                 self._renewed = 0.0
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
                 continue
+            except Exception:
+                logger.exception("keeping the session failed in an unforeseen way; it is tried again")
             try:
                 await asyncio.wait_for(self._look.wait(), ROUND * _jitter.uniform(0.8, 1.2))
                 await asyncio.sleep(RETRY)  # many subscriptions that come at once are one look

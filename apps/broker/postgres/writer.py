@@ -95,6 +95,7 @@ class Writer:
         self._relieved: list[Callable[[], None]] = []
         self._idle: list[asyncio.Future[None]] = []
         self._parked: list[Operation] = []
+        self._parked_bytes = 0
         self._parked_names: set[Address] = set()
         self._name = f"msgweb writer {uuid.uuid4().hex[:12]}"  # no other process has it
         self._closing = False
@@ -112,7 +113,10 @@ class Writer:
     @property
     def congested(self) -> bool:
         """More waits than a few batches carry."""
-        return len(self._pending) > CONGESTED_OPERATIONS or self._pending_bytes > CONGESTED_BYTES
+        return (
+            len(self._pending) + len(self._parked) > CONGESTED_OPERATIONS
+            or self._pending_bytes + self._parked_bytes > CONGESTED_BYTES
+        )
 
     @property
     def settled_batch(self) -> int:
@@ -300,7 +304,7 @@ class Writer:
 
     def _unpark(self) -> None:
         self._parked_names.clear()
-        parked, self._parked = self._parked, []
+        parked, self._parked, self._parked_bytes = self._parked, [], 0
         self._put_back(parked)
         self.wake()
 
@@ -315,6 +319,7 @@ class Writer:
             if any(message.address in names for message in operation.sends):
                 names.update(message.address for message in operation.sends)
                 self._parked.append(operation)
+                self._parked_bytes += operation.size
             else:
                 free.append(operation)
         return free
@@ -502,7 +507,7 @@ class Writer:
                 try:
                     await self._end_old_backend(pipeline)
                     session = self._host.session
-                    committed, alive, strays = await self._outcome(pipeline, session, batch)
+                    committed, alive, strays = await self._outcome(pipeline, session, operations, batch)
                     if fenced is not None or not alive:
                         await self._host.session_lost(session if fenced is None else fenced)
                         strays = []
@@ -511,12 +516,15 @@ class Writer:
                 except BaseException:
                     pipeline.close()
                     raise
-                break
             except (psycopg.Error, StatementFailed, ConnectionLost, Unavailable) as error:
                 if pause == RETRY_FIRST:  # once an outage
                     logger.warning("the database is away: %s", first_line(error))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_LAST)
+            except Exception:
+                logger.exception("reconnecting failed in an unforeseen way; it is tried again")
+            else:
+                break
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, RETRY_LAST)
         logger.info("the database is back")
         if committed:
             self._report_done(operations)
@@ -529,7 +537,7 @@ class Writer:
         self.wake()
 
     async def _outcome(
-        self, pipeline: Pipeline, of_session: SessionId, batch: Batch | None
+        self, pipeline: Pipeline, of_session: SessionId, operations: list[Operation], batch: Batch | None
     ) -> tuple[bool, bool, list[MessageId]]:
         """Whether the doubtful batch was committed, whether the session lives, and what it holds without our knowing
         (handed over or claimed by a batch whose answer was lost)."""
@@ -543,11 +551,10 @@ class Writer:
         outcome = await self._ask(pipeline, steps)
         alive = outcome[0].get_value(0, 0) == b"\x01"
         committed = batch is not None and outcome[1].get_value(0, 0) == b"\x01"
-        known = self._host.held() | {i for op in self._pending for i, _ in op.acks}
-        known |= {i for op in self._pending for i in op.releases}
-        if not committed and batch is not None:
-            known |= {i for op in batch.operations for i, _ in op.acks}
-            known |= {i for op in batch.operations for i in op.releases}
+        known = self._host.held()
+        for operation in (*operations, *self._parked, *self._pending):
+            known.update(message_id for message_id, _ in operation.acks)
+            known.update(operation.releases)
         rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
         return committed, alive, [message_id for message_id in rows if message_id not in known]
 

@@ -85,7 +85,8 @@ DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AN
 UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND coalesce(session, 0) = $2::int4;
 
 -- name: wake
--- $1 destinations that this batch touched: one notification for those in which something is ready for others.
+-- $1 destinations that this batch touched, at most WAKE_LIMIT: one notification for those in which something is ready
+-- for others.
 SELECT pg_notify('msgweb_ready', string_agg(d::text, ',')) FROM unnest($1::int4[]) AS d
 WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL
        ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL
