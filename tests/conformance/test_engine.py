@@ -252,25 +252,6 @@ def test_a_unit_takes_effect_as_a_whole(play):
     play(scenario)
 
 
-def test_a_batch_over_thousands_of_queues_wakes_their_consumers_elsewhere(play):
-    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
-        sender, receiver = await open_engine(), await open_engine()
-        consumer = Recorder(receiver, acks=True)
-        queues = [queue._replace(name=f"{queue.name}-{number}") for number in range(1_800)]
-        for each in queues[:-1]:
-            receiver.subscribe(each, consumer, 1)
-        await done(lambda callback: receiver.subscribe(queues[-1], consumer, 1, callback))
-        for each in queues:
-            sender.send(Message(each, b"x", persistent=True))
-        await sync(sender, queue)
-        for each in queues:  # named by now, so that all of them are one batch
-            sender.send(Message(each, b"y", persistent=True))
-        await sync(sender, queue)
-        await consumer.count(2 * len(queues))
-
-    play(scenario)
-
-
 def test_a_refused_unit_gives_back_what_it_would_have_acked(play):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()

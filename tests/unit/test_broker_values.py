@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from apps.broker.engine import Address, Message, parse_address
 from apps.broker.headers import RESERVED, decode_headers, encode_headers
 from apps.broker.postgres import packing, topics
+from apps.broker.postgres.batch import Batch
 from apps.broker.postgres.sql import QUERIES
 from msgweb.errors import BadDestination, BadMessage
 
@@ -85,3 +86,20 @@ def test_damaged_topic_notifications_are_refused_or_read_but_nothing_else(data):
 def test_every_statement_has_a_name_and_one_statement():
     assert {"enter_batch", "insert_messages", "claim", "ack_persistent", "ack_transient"} <= QUERIES.keys()
     assert all(";" not in statement for statement in QUERIES.values())
+
+
+def test_a_batch_that_touched_thousands_of_queues_wakes_others_within_the_limit_of_a_notification():
+    batch = Batch(1, 1, [], claims=[], payloads=[], large_payloads=[], announce=True)
+    touched = set(range(2_000_000_000, 2_000_001_950))  # ids as long as they get
+    steps = batch.steps({}, set(touched))
+    woken = []
+    for name, parameters in steps:
+        if name == "wake":
+            [array] = parameters
+            assert array is not None
+            count = int.from_bytes(array[12:16], "big")
+            ids = [int.from_bytes(array[24 + 8 * place : 28 + 8 * place], "big") for place in range(count)]
+            assert len(",".join(map(str, ids))) < 8000
+            woken += ids
+    assert set(woken) == touched
+    assert len(woken) == len(touched)
