@@ -40,7 +40,7 @@ class Control:
             cancelled: called with those of them that somebody asked to cancel; perhaps repeatedly.
             namespaces: called with the names of all namespaces, at the start and when they may have changed.
         """
-        self._conninfo = make_conninfo(conninfo, application_name="msgweb worker control", **NETWORK)
+        self._conninfo = make_conninfo(conninfo, **NETWORK)
         self._running = running
         self._cancelled = cancelled
         self._namespaces = namespaces

@@ -52,7 +52,7 @@ class Ledger:
 
     def __init__(self, conninfo: str, host: str, pid: int, cancelled: Callable[[set[UUID]], None]) -> None:
         """`cancelled` is called with jobs that a batch found to be asked to cancel."""
-        self._conninfo = make_conninfo(conninfo, application_name="msgweb worker", **NETWORK)
+        self._conninfo = make_conninfo(conninfo, **NETWORK)
         self._host = host
         self._pid = pid
         self._cancelled = cancelled

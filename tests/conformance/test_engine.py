@@ -399,6 +399,32 @@ def test_a_session_that_others_buried_is_fenced_and_succeeded(play, conninfo):
     play(scenario)
 
 
+def test_a_process_that_froze_within_a_transaction_holds_nothing_up(play, conninfo):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        await send(engine, queue, b"a")
+        frozen = psycopg.conninfo.make_conninfo(conninfo, application_name="msgweb gateway writer frozen")
+        async with (
+            await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as setting,
+            await psycopg.AsyncConnection.connect(frozen) as connection,
+        ):
+            cursor = await setting.execute(
+                "INSERT INTO msgweb.session (kind, host, pid, process, seen_at, expires_at)"
+                " VALUES ('gateway', 'h', 1, 'frozen', now() - interval '2 ms', now() - interval '1 ms') RETURNING id"
+            )
+            [session] = await cursor.fetchone() or []
+            await setting.execute("UPDATE msgweb.message SET session = %s, deliveries = 1", [session])
+            await connection.execute("SELECT FROM msgweb.session WHERE id = %s FOR KEY SHARE", [session])
+            consumer = Recorder(engine)
+            engine.subscribe(queue, consumer, 10)
+            await consumer.count(1)
+            assert consumer.deliveries[0].deliveries == 2
+            with pytest.raises(psycopg.OperationalError):
+                await connection.execute("SELECT 1")
+
+    play(scenario)
+
+
 def test_a_broken_connection_loses_and_repeats_nothing(play, conninfo):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()

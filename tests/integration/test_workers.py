@@ -1,5 +1,6 @@
 """Real workers on a real Postgres: what they do, and what becomes of their jobs when they die or are stopped."""
 
+import contextlib
 import json
 import os
 import re
@@ -277,6 +278,23 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_job_to_the_next(jobs: Jobs)
     assert jobs.outcomes(job) == ["interrupted", "succeeded"]
     assert jobs.waiting("answers") == 1
     assert jobs.installation.stop("worker", SECONDS) == 0
+
+
+def test_a_worker_that_froze_within_a_transaction_keeps_no_job_to_itself(jobs: Jobs) -> None:
+    jobs.installation.env["MSGWEB_LEASE_SECONDS"] = "2"
+    start(jobs)
+    job = jobs.ask("samples.hold", folder=str(jobs.folder))
+    jobs.until(jobs.begun, "the job begins")
+    jobs.installation.signal("worker", signal.SIGSTOP)
+    [(process,)] = jobs.installation.query("SELECT process FROM msgweb.session WHERE kind = 'worker'")
+    # As if it had been stopped while it recorded something of the job.
+    name = f"msgweb worker {process}"
+    with contextlib.closing(psycopg.connect(jobs.installation.database, application_name=name)) as frozen:
+        frozen.execute("SELECT FROM jobs_job WHERE id = %s FOR NO KEY UPDATE", (job,))
+        start(jobs, "worker2")
+        jobs.until(lambda: len(jobs.begun()) == 2, "the next worker begins the job again")
+        jobs.go()
+        assert jobs.end(job)["state"] == "succeeded"
 
 
 def test_a_worker_whose_session_was_ended_goes_on_under_another(jobs: Jobs) -> None:

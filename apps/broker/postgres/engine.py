@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -39,13 +40,21 @@ class PostgresEngine:
         kind: `gateway`, `worker` or `web`; the console shows it.
         lease_seconds: after how long a silent process counts as dead.
         details: what the console shows of this process, such as its listeners or slots. May be changed later.
+        process: how the application_name of each of the process's connections ends, its own beside the engine's (they
+            begin with `msgweb `): whoever buries the session ends them all. Unique; made up if not given.
     """
 
     capabilities: frozenset[str] = frozenset({"priority", "transactions", "reply-queues"})
 
     def __init__(
-        self, conninfo: str, kind: str = "gateway", lease_seconds: float = 15.0, details: dict[str, Any] | None = None
+        self,
+        conninfo: str,
+        kind: str = "gateway",
+        lease_seconds: float = 15.0,
+        details: dict[str, Any] | None = None,
+        process: str | None = None,
     ) -> None:
+        self._process = process or new_process_name()
         self.details = dict(details or {})
         self._queues: dict[Address, Queue] = {}
         self._by_id: dict[int, Queue] = {}
@@ -72,15 +81,17 @@ class PostgresEngine:
             self._conninfo,
             self._kind,
             self._lease,
+            self._process,
             details=self._details,
             ready_ids=lambda: [q.id for q in self._consumed.values() if q.id and not q.waiting and q.capacity()],
             found_ready=self._ready,
             lost=self.session_lost,
         )
-        self._writer = Writer(self._conninfo, self)
+        self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
         self._keeper.settled_batch = lambda: self._writer.settled_batch
         self._listener = Listener(
             self._conninfo,
+            f"msgweb {self._kind} listener {self._process}",
             own=lambda: (self._keeper.session, self._writer.backend_pid),
             ready=self._ready,
             published=self._topics.deliver,
@@ -374,6 +385,11 @@ class PostgresEngine:
             if queue and queue.id:
                 consumers[str(queue.id)] = count
         return {**self.details, "consumers": consumers}
+
+
+def new_process_name() -> str:
+    """A name for `PostgresEngine(process=...)`."""
+    return uuid.uuid4().hex[:12]
 
 
 def _holds(subscription: Subscription, ids: Sequence[MessageId]) -> bool:

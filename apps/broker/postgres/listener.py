@@ -21,6 +21,7 @@ class Listener:
     """Hears what other processes say.
 
     Args:
+        name: the connection's application_name.
         own: the session and the writer's backend, whose own notifications are passed over.
         ready: is told the ids of queues in which something became ready; None means any (after a reconnect).
         published: is told topic messages.
@@ -30,12 +31,14 @@ class Listener:
     def __init__(
         self,
         conninfo: str,
+        name: str,
         own: Callable[[], tuple[int, int]],
         ready: Callable[[list[int] | None], None],
         published: Callable[[Message], None],
         sessions_changed: Callable[[], None],
     ) -> None:
         self._conninfo = conninfo
+        self._name = name
         self._own = own
         self._ready = ready
         self._published = published
@@ -61,7 +64,7 @@ class Listener:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        connection = await connect(self._conninfo, "msgweb listener")
+        connection = await connect(self._conninfo, self._name)
         try:
             for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
                 await connection.execute(f"LISTEN {channel}")

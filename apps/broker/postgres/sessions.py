@@ -52,6 +52,7 @@ class SessionKeeper:
     """Opens a session, renews its lease, and buries the dead.
 
     Args:
+        process: how the application_name of each of this process's connections ends.
         details: what the console shows of this process; called at each renewal.
         ready_ids: of which queues to look whether something waits (the poll behind the notifications).
         found_ready: is told those in which something does.
@@ -63,6 +64,7 @@ class SessionKeeper:
         conninfo: str,
         kind: str,
         lease: float,
+        process: str,
         details: Callable[[], dict[str, Any]],
         ready_ids: Callable[[], list[int]],
         found_ready: Callable[[list[int]], None],
@@ -71,6 +73,7 @@ class SessionKeeper:
         self._conninfo = conninfo
         self._kind = kind
         self._lease = lease
+        self._process = process
         self._details = details
         self._ready_ids = ready_ids
         self._found_ready = found_ready
@@ -124,7 +127,7 @@ class SessionKeeper:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._connection and not self._connection.closed:
             try:
-                await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4])", [self.session])
+                await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)", [self.session])
             except psycopg.Error as error:
                 logger.warning("the session ends by its lease, the database is away: %s", error)
             await self._connection.close()
@@ -143,9 +146,9 @@ class SessionKeeper:
     async def _open(self) -> None:
         connection = await self._connect()
         cursor = await connection.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, details, expires_at)"
-            " VALUES (%s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-            [self._kind, socket.gethostname(), os.getpid(), Jsonb(self._details()), self._lease],
+            "INSERT INTO msgweb.session (kind, host, pid, process, details, expires_at)"
+            " VALUES (%s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
+            [self._kind, socket.gethostname(), os.getpid(), self._process, Jsonb(self._details()), self._lease],
         )
         row = await cursor.fetchone()
         assert row is not None
@@ -158,7 +161,7 @@ class SessionKeeper:
             if self._connection is not None:
                 await self._connection.close()
             self._lockless.clear()  # others may be reconnecting just as we are: their grace begins now
-            self._connection = await connect(self._conninfo, f"msgweb {self._kind} session")
+            self._connection = await connect(self._conninfo, f"msgweb {self._kind} session {self._process}")
             if self.session:
                 await self._lock(self._connection)
         return self._connection

@@ -8,7 +8,6 @@ a batch is neither lost nor written twice.
 
 import asyncio
 import logging
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -79,7 +78,7 @@ class Host(Protocol):
 class Writer:
     """The one who writes for a process. Belongs to one event loop."""
 
-    def __init__(self, conninfo: str, host: Host) -> None:
+    def __init__(self, conninfo: str, name: str, host: Host) -> None:
         self._conninfo = conninfo
         self._host = host
         self._loop = asyncio.get_running_loop()
@@ -97,7 +96,7 @@ class Writer:
         self._parked: list[Operation] = []
         self._parked_bytes = 0
         self._parked_names: set[Address] = set()
-        self._name = f"msgweb writer {uuid.uuid4().hex[:12]}"  # no other process has it
+        self._name = name  # as application_name; no other process has it
         self._closing = False
         self._topic_bytes = 0
         self._topics_dropped = 0

@@ -9,7 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from apps.broker.postgres import PostgresEngine
+from apps.broker.postgres import PostgresEngine, new_process_name
 from apps.jobs import registry
 from msgweb.database import conninfo_of
 from msgweb.pidfile import write_pid
@@ -87,11 +87,16 @@ class Command(BaseCommand):
         asyncio.run(self._serve(chosen))
 
     async def _serve(self, options: Options) -> None:
+        # Every connection of this worker and of its slots carries the process's name: where the worker is taken for
+        # dead, they are ended, so that none of them keeps a job's row locked while it is frozen.
+        process = new_process_name()
+        os.environ["PGAPPNAME"] = f"msgweb worker {process}"
         conninfo = conninfo_of(settings.DATABASES["default"])
         engine = PostgresEngine(
             conninfo,
             kind="worker",
             lease_seconds=settings.MSGWEB_LEASE_SECONDS,
+            process=process,
             details={
                 "slots": options.slots,
                 "queues": list(options.queues),

@@ -4,12 +4,14 @@ CREATE SCHEMA msgweb;
 
 -- A process that holds messages: a gateway, a worker, a web process with open streams. Its row is its lease.
 -- Alive means: expires_at lies ahead, and the session's own connection holds the advisory lock (1297568599, id).
+-- process: how the application_name of each of its database connections ends; whoever buries it ends those.
 -- Every batch takes the row FOR KEY SHARE; whoever buries the session takes it FOR UPDATE. That is the fence.
 CREATE TABLE msgweb.session (
     id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind       text NOT NULL CHECK (kind IN ('gateway', 'worker', 'web')),
     host       text NOT NULL,
     pid        integer NOT NULL,
+    process    text NOT NULL DEFAULT '',
     details    jsonb NOT NULL DEFAULT '{}',
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -202,9 +204,11 @@ $$;
 
 -- End sessions: the given ones, and all whose lease is over. What they held is ready again, their reply queues go.
 -- A restart of Postgres extends every lease by its own length: nobody could renew meanwhile.
--- Locks: session rows FOR UPDATE, skipping those that are writing at this moment (they live).
+-- by_force: first end the database connections of their processes. A process that froze within a transaction (SIGSTOP, a
+-- paused machine, a cut network) would keep its locks for as long as it is frozen, and nobody could go on with its work.
+-- Locks: session rows FOR UPDATE, skipping those that are writing at this moment.
 -- Returns the sessions that were ended.
-CREATE FUNCTION msgweb.bury_sessions(ids integer[]) RETURNS SETOF integer LANGUAGE plpgsql
+CREATE FUNCTION msgweb.bury_sessions(ids integer[], by_force boolean DEFAULT true) RETURNS SETOF integer LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
     dead     integer[];
@@ -214,8 +218,14 @@ BEGIN
         SELECT id FROM msgweb.session
         WHERE id = ANY (ids)
            OR (expires_at < clock_timestamp()
-               AND pg_postmaster_start_time() + (expires_at - seen_at) < clock_timestamp())
-        FOR UPDATE SKIP LOCKED);
+               AND pg_postmaster_start_time() + (expires_at - seen_at) < clock_timestamp()));
+    IF by_force AND cardinality(dead) > 0 THEN
+        PERFORM pg_terminate_backend(a.pid, 1000)
+        FROM msgweb.session s JOIN pg_stat_activity a ON a.application_name LIKE 'msgweb %' || s.process
+        WHERE s.id = ANY (dead) AND s.process <> '' AND a.pid <> pg_backend_pid()
+          AND a.datname = current_database() AND a.usename = current_user;
+    END IF;
+    dead := ARRAY(SELECT id FROM msgweb.session WHERE id = ANY (dead) FOR UPDATE SKIP LOCKED);
     IF cardinality(dead) = 0 THEN
         RETURN;
     END IF;
