@@ -97,7 +97,8 @@ def sessions() -> list[SessionInfo]:
     """All sessions, the dead ones that nobody has buried yet included."""
     rows = _rows(
         """
-        SELECT id, kind, host, pid, started_at, seen_at, expires_at > clock_timestamp(), details - 'consumers'
+        SELECT id, kind, host, pid, started_at, seen_at, expires_at > clock_timestamp(),
+               details - 'consumers' - 'serving'
         FROM msgweb.session ORDER BY kind, id
         """
     )
@@ -107,12 +108,13 @@ def sessions() -> list[SessionInfo]:
     ]
 
 
-def sessions_alive(kind: str) -> int:
-    """How many sessions of a kind hold their lease, and the lock of a process that is there."""
+def sessions_serving(kind: str) -> int:
+    """How many processes of a kind have said that they serve, hold their lease, and the lock of a process that is
+    there."""
     rows = _rows(
         """
         SELECT count(*) FROM msgweb.session s
-        WHERE s.kind = %(kind)s AND s.expires_at > clock_timestamp() AND EXISTS (
+        WHERE s.kind = %(kind)s AND s.details->'serving' = 'true' AND s.expires_at > clock_timestamp() AND EXISTS (
             SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = 1297568599 AND l.objid = s.id::oid
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
         """,

@@ -1,7 +1,7 @@
 """Is it alive, is it ready: for load balancers, container health checks and scripts. No log-in, no secrets.
 
 `/healthz` asks this process alone. `/readyz` asks whether the whole installation works: the database, and at least one
-gateway and one worker that hold their lease.
+gateway and one worker that serve and hold their lease.
 """
 
 import logging
@@ -26,8 +26,8 @@ def _database() -> bool:
 #: What must work, in the order in which it is asked; the names are part of the answer.
 PARTS: dict[str, Callable[[], bool]] = {
     "database": _database,
-    "gateway": lambda: catalogue.sessions_alive("gateway") > 0,
-    "worker": lambda: catalogue.sessions_alive("worker") > 0,
+    "gateway": lambda: catalogue.sessions_serving("gateway") > 0,
+    "worker": lambda: catalogue.sessions_serving("worker") > 0,
 }
 
 

@@ -352,7 +352,7 @@ def test_readiness_says_what_is_missing(client: Client) -> None:
 
 
 def test_ready_is_when_all_parts_are_alive(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogue, "sessions_alive", lambda kind: 1)
+    monkeypatch.setattr(catalogue, "sessions_serving", lambda kind: 1)
     response = client.get("/readyz")
     assert response.status_code == 200
     assert response.json()["missing"] == []

@@ -67,6 +67,7 @@ class PostgresEngine:
         self._kind = kind
         self._lease = lease_seconds
         self._started = False
+        self._serving = False
 
     # -- life
 
@@ -117,6 +118,11 @@ class PostgresEngine:
         await self._writer.close()
         await self._listener.close()
         await self._keeper.close()
+
+    def serve(self) -> None:
+        """This process is ready for its users: `/readyz` counts it from now on."""
+        self._serving = True
+        self._keeper.look()
 
     @property
     def session(self) -> SessionId:
@@ -384,7 +390,7 @@ class PostgresEngine:
             queue = self._topic_queues.get(address)
             if queue and queue.id:
                 consumers[str(queue.id)] = count
-        return {**self.details, "consumers": consumers}
+        return {**self.details, "consumers": consumers, "serving": self._serving}
 
 
 def new_process_name() -> str:

@@ -112,6 +112,7 @@ class Command(BaseCommand):
         await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             write_pid("worker")
+            engine.serve()
             self.stderr.write(f"worker {os.getpid()} ready: {options.slots} slots, queues {', '.join(options.queues)}")
         else:
             ready.cancel()

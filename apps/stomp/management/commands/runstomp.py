@@ -113,6 +113,7 @@ async def _serve(
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
         ready(port)
+        engine.serve()
         await stop.wait()
         logger.info("stopping: %d connections", len(gateway.connections))
         if lifeline is not None:
