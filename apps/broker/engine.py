@@ -65,6 +65,42 @@ def parse_address(namespace: str, destination: str) -> Address:
     return Address(namespace, kind, name)
 
 
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """When a message is sent again.
+
+    Attributes:
+        cron: five fields; an alternative to `period`.
+        timezone: of the cron expression, an IANA name.
+        period: seconds between two runs.
+        count: how many runs there are, the first included; None: without end.
+    """
+
+    cron: str | None = None
+    timezone: str = "UTC"
+    period: float | None = None
+    count: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What few messages ask for, beyond a place in a queue. Topics ignore all but `ttl`.
+
+    Attributes:
+        ttl: seconds from when it is available until it expires.
+        delay: seconds until it is available.
+        group: messages of one group are processed one at a time, in the order of their sends.
+        deduplication: a second message with this key within the queue's window is dropped, and reported done.
+        repeat: it is sent again and again; `delay` is then until the first run.
+    """
+
+    ttl: float | None = None
+    delay: float = 0.0
+    group: str | None = None
+    deduplication: str | None = None
+    repeat: Repeat | None = None
+
+
 @dataclass(slots=True)
 class Message:
     """A message on its way in.
@@ -74,6 +110,7 @@ class Message:
             sender's order. Never `destination`, `receipt`, `transaction`, `content-length` or `message-id`.
         persistent: survives a crash of Postgres. Topics ignore it.
         priority: 0 to 9, higher first. Topics ignore it.
+        options: None for most.
     """
 
     address: Address
@@ -81,6 +118,7 @@ class Message:
     headers: bytes = b""
     persistent: bool = False
     priority: int = DEFAULT_PRIORITY
+    options: Options | None = None
 
 
 @dataclass(slots=True)
