@@ -43,17 +43,19 @@ ALTER TABLE msgweb.message
     ADD group_key    text;
 CREATE INDEX message_expiring ON msgweb.message (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX message_delayed ON msgweb.message (available_at) WHERE session = -1;
-CREATE INDEX message_grouped ON msgweb.message (destination, group_key, id) WHERE group_key IS NOT NULL;
+CREATE INDEX message_grouped ON msgweb.message (destination, group_key, session, id) WHERE group_key IS NOT NULL;
 
 -- Ids come 4,096 at a time: a process that hands a message over before it is written gives it the next of its own run
 -- (see docs/adr/0005). The order of ids is the order of messages, as before.
 ALTER SEQUENCE msgweb.message_id INCREMENT BY 4096;
 
 -- How many more messages and bytes a limited queue certainly takes. Counting anew (by who finds it used up) raises it.
-CREATE UNLOGGED TABLE msgweb.allowance (
+-- count_after: not before that, where counting took long.
+CREATE TABLE msgweb.allowance (
     destination integer PRIMARY KEY,
     messages    bigint NOT NULL,
-    bytes       bigint NOT NULL
+    bytes       bigint NOT NULL,
+    count_after timestamptz
 ) WITH (fillfactor = 50);
 
 -- Keys of messages that were sent to a queue, until its window is over.
