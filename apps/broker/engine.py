@@ -6,7 +6,7 @@ carrying a message costs no task: whatever is asked for while a transaction is i
 All of it belongs to one event loop and is not thread-safe.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NewType, Protocol
 
@@ -128,6 +128,7 @@ class Delivery:
     Attributes:
         id: 0 for a topic's message, which nobody holds: it needs no ack.
         deliveries: how often it has been handed out, this time included; above 1 it counts as redelivered.
+        group: its message group.
     """
 
     id: MessageId
@@ -136,6 +137,7 @@ class Delivery:
     body: bytes
     persistent: bool
     deliveries: int
+    group: str | None = None
 
 
 class Consumer(Protocol):
@@ -159,15 +161,42 @@ class Subscription:
         credit: how many messages it may hold unacked (a queue's), or may have waiting in memory (a topic's: above
             that, messages are dropped and counted).
         held: the messages that it holds, by id, in order of delivery; True where the message is persistent.
+        priority: of a queue's consumers in this process those of the highest get messages first, while they have
+            credit.
+        selector: only messages that it matches are delivered.
         dropped: topic messages that the consumer dropped because its own reader was slow; the consumer counts them.
     """
 
     address: Address
     consumer: Consumer
     credit: int
+    priority: int = 0
+    selector: "Selector | None" = None
     held: dict[MessageId, bool] = field(default_factory=dict)
     dropped: int = 0
     closed: bool = False
+
+
+class Selector(Protocol):
+    """Which messages a consumer wants; `apps.broker.selectors` makes them."""
+
+    def matches(self, headers: Mapping[str, str]) -> bool:
+        """Whether a message with these headers is wanted."""
+
+
+class Refusal(NamedTuple):
+    """What a nack asks for.
+
+    Attributes:
+        delay: seconds until the messages come again; None: as the queue's back-off says.
+        dead_letter: no further attempt; to the queue's dead letters at once.
+    """
+
+    delay: float | None = None
+    dead_letter: bool = False
+
+
+AGAIN = Refusal()
 
 
 @dataclass(slots=True)
@@ -176,16 +205,18 @@ class Unit:
 
     sends: list[Message] = field(default_factory=list)
     acks: list[tuple[Subscription, list[MessageId]]] = field(default_factory=list)
-    nacks: list[tuple[Subscription, list[MessageId]]] = field(default_factory=list)
+    nacks: list[tuple[Subscription, list[MessageId], "Refusal"]] = field(default_factory=list)
 
 
 class Engine(Protocol):
     """A broker.
 
     What it promises. A message whose send was reported done is delivered until it is acked, whatever dies
-    (persistent), or while Postgres lives (non-persistent). One consumer holds it at a time. Messages of one producer
-    and one priority are delivered in the order of their sends; a released message goes back to its own place. A
-    repeat says so (`deliveries` > 1). Topics are best effort.
+    (persistent), or while Postgres lives (non-persistent); unless its queue's settings say otherwise (expiry, dead
+    letters, a bounded length that drops). One consumer holds it at a time. Messages of one producer and one priority
+    are delivered in the order of their sends; a released message goes back to its own place. A repeat says so
+    (`deliveries` > 1). A message may be delivered before it is reported done, never before a unit that it is part of
+    took effect. Topics are best effort.
     """
 
     #: Names of optional features that this engine has; a test suite and the gateway ask here.
@@ -219,11 +250,32 @@ class Engine(Protocol):
     def send(self, message: Message, done: Done | None = None) -> None:
         """Send to a queue (done when it is durable as asked) or a topic (done when handed on)."""
 
-    def subscribe(self, address: Address, consumer: Consumer, credit: int, done: Done | None = None) -> Subscription:
-        """Receive from a queue or a topic. Deliveries may begin before `done`, never before this returns."""
+    def subscribe(
+        self,
+        address: Address,
+        consumer: Consumer,
+        credit: int,
+        done: Done | None = None,
+        *,
+        priority: int = 0,
+        selector: Selector | None = None,
+        exclusive: bool = False,
+    ) -> Subscription:
+        """Receive from a queue or a topic (or a pattern of topics). Deliveries may begin before `done`, never before
+        this returns.
 
-    def unsubscribe(self, subscription: Subscription, done: Done | None = None) -> None:
-        """Stop receiving and release what is held. Nothing is delivered after this returns."""
+        Args:
+            exclusive: the queue has one consumer at a time from now on (its setting `exclusive`); others wait for
+                their turn.
+        """
+
+    def unsubscribe(self, subscription: Subscription, done: Done | None = None, *, failed: bool = False) -> None:
+        """Stop receiving and release what is held. Nothing is delivered after this returns.
+
+        Args:
+            failed: the consumer died: the first message that it holds counts as a failed delivery, as if it had been
+                nacked.
+        """
 
     def set_credit(self, subscription: Subscription, credit: int) -> None:
         """Allow more or fewer unacked messages; 0 pauses the subscription."""
@@ -231,8 +283,11 @@ class Engine(Protocol):
     def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
         """The messages are dealt with. Ids that the subscription does not hold are reported as NotFound."""
 
-    def nack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
-        """The consumer refuses the messages: back to their place, to be delivered again."""
+    def nack(
+        self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None, refusal: Refusal = AGAIN
+    ) -> None:
+        """The consumer refuses the messages: a failed delivery. Back to their place, to be delivered again, as the
+        queue's settings or the refusal say."""
 
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all. The unit belongs to the engine from now on."""

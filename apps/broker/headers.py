@@ -32,6 +32,11 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     return "".join(lines).encode()
 
 
+def escape_header(text: str) -> bytes:
+    """A header's name or value as STOMP 1.2 escapes it."""
+    return text.translate(_ESCAPES).encode()
+
+
 def decode_headers(data: bytes) -> dict[str, str]:
     """The headers of a stored message; the first of repeated ones wins (STOMP 1.2, "Repeated Header Entries")."""
     headers: dict[str, str] = {}

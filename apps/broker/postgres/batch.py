@@ -1,17 +1,22 @@
 """A batch: the operations that one transaction carries, as statements to run and results to spread."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 from psycopg import pq
 
-from apps.broker.engine import Address, Delivery, Done, Message, MessageId
+from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Options
 from apps.broker.postgres import packing
 from apps.broker.postgres.pipeline import Step
-from apps.broker.postgres.queues import Queue
+from apps.broker.postgres.queues import LANES, Queue
 
-WAKE_LIMIT = 500  # queues a notification: 11 bytes each at the most, and a notification holds 7,999
+WAKE_LIMIT = 240  # queues a notification: 33 bytes each at the most, and a notification holds 7,999
+TRANSIENT, PERSISTENT, SPECIAL = range(3)  # how an ack deletes: SPECIAL are groups, and queues that keep what was acked
+_LANES = packing.int2_array(LANES)
+_NO_OPTIONS = Options()
+UNNUMBERED = MessageId(0)
+
+Results = Sequence[pq.abc.PGresult]
 
 
 @dataclass(slots=True, eq=False)
@@ -19,163 +24,331 @@ class Operation:
     """What one call of a verb asked for; it takes effect as a whole.
 
     Attributes:
-        acks: held messages to delete, with whether each is persistent.
+        handed: the id that the one message of `sends` has already, since it was to be handed over to a local consumer;
+            0: it gets one when it is written.
+        holder: the session under which it was handed over; 0: it was not, for want of credit. Another session's is held
+            no longer.
+        acks: held messages to delete, with TRANSIENT, PERSISTENT or SPECIAL.
         releases: held messages to make ready again.
-        session: which holds the acks and releases; without those 0.
+        rejects: held messages whose delivery failed: id, seconds until they come again (negative: as the queue says),
+            whether they go to the dead letters at once.
+        session: which holds the acks, releases and rejects; without those 0.
         closes: ids of reply queues to end.
+        leaves: ids of exclusive queues that this session consumes no longer.
+        exclusives: queues that have one consumer at a time from now on.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
     """
 
     sends: Sequence[Message] = ()
-    acks: Sequence[tuple[MessageId, bool]] = ()
+    handed: MessageId = UNNUMBERED
+    holder: int = 0
+    acks: Sequence[tuple[MessageId, int]] = ()
     releases: Sequence[MessageId] = ()
+    rejects: Sequence[tuple[MessageId, float, bool]] = ()
     session: int = 0
     closes: Sequence[int] = ()
+    leaves: Sequence[int] = ()
+    exclusives: Sequence[Queue] = ()
     done: Done | None = None
     size: int = 0
     unit: bool = False
 
+    @property
+    def lasting(self) -> bool:
+        """Whether who waits for it wants it on disk."""
+        return self.done is not None and (
+            self.unit or not self.sends or any(message.persistent for message in self.sends)
+        )
+
+
+@dataclass(slots=True)
+class Sent:
+    """A message of a batch on its way into a queue."""
+
+    queue: Queue
+    message: Message
+    operation: Operation
+
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Operations, claims and topic payloads of one transaction. Made anew for each attempt to write it."""
+    """Operations, claims and topic payloads of one transaction. Made anew for each attempt to write it.
+
+    Attributes:
+        version: the state of the catalogue that it was made from.
+        announce: whether other processes want to hear of what became ready.
+        draw: whether this process hands messages over, and so needs ids that come after what the batch writes; low: it
+            needs some at any rate.
+        touched: destinations in which something may become ready for others.
+        full: the operations whose message its queue did not take.
+        contended: it takes locks that others may hold for long; it waits for them briefly.
+        drawn: the first of the ids that were drawn; 0: none were.
+        became_ready: destinations in which something became ready besides.
+        delayed: something may have become due earlier than anything before.
+    """
 
     number: int
     session: int
+    version: int
     operations: list[Operation]
-    claims: list[tuple[Queue, int]]
     payloads: list[bytes]
     large_payloads: list[bytes]
     announce: bool
-    touched: set[int] = field(default_factory=set)
-    sent: list[tuple[Queue, Message]] = field(default_factory=list)
-    hand: list[bool] = field(default_factory=list)
-    insert_step: int = -1
-    claim_steps: int = 0
+    draw: bool
+    low: bool
+    touched: set[Queue] = field(default_factory=set)
+    claims: list[tuple[Queue, int]] = field(default_factory=list)
+    full: list[Operation] = field(default_factory=list)
+    contended: bool = False
+    drawn: int = 0
+    became_ready: list[int] = field(default_factory=list)
+    delayed: bool = False
+    _unhanded: bool = False
+    _sent: list[tuple[Queue, int]] = field(default_factory=list)
+    _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
+    _steps: list[Step] = field(default_factory=list)
+    _readers: list[tuple[int, Callable[[pq.abc.PGresult], None]]] = field(default_factory=list)
 
-    def steps(self, queues: dict[Address, Queue], touched: set[int]) -> list[Step]:
-        """The statements, in order: acks and releases, sends, claims, wake-ups.
+    def steps(self, queues: dict[Address, Queue], claimable: Callable[[], list[tuple[Queue, int]]]) -> list[Step]:
+        """The statements, in order: sends, acks and releases, claims, wake-ups. Empty if there is nothing to write.
 
         Args:
             queues: every queue of a message in the batch, resolved; an id of 0 drops its messages (a reply queue
                 that has ended).
-            touched: further destinations in which something may have become ready.
+            claimable: from which queues to claim, and how many; asked once the sends are known.
         """
         session = packing.int4(self.session)
-        steps: list[Step] = [("enter_batch", (session, packing.int8(self.number)))]
-        acked: tuple[list[int], list[int]] = ([], [])
-        released: list[int] = []
+        acks: tuple[list[MessageId], list[MessageId], list[MessageId]] = ([], [], [])
+        released: list[MessageId] = []
+        rejected: list[tuple[MessageId, float, bool]] = []
+        plain, special = self._sends(queues)
+        settled = self._settled(plain)
         for operation in self.operations:
-            for message_id, persistent in operation.acks:
-                acked[persistent].append(message_id)
+            for message_id, kind in operation.acks:
+                if message_id not in settled:
+                    acks[kind].append(message_id)
             released.extend(operation.releases)
+            rejected.extend(operation.rejects)
             for queue_id in operation.closes:
-                steps.append(("close_reply_queue", (packing.int4(queue_id), session)))
-            for message in operation.sends:
-                if message.address.kind == "queue":
-                    queue = queues[message.address]
-                    if queue.id:
-                        self.sent.append((queue, message))
-        if acked[1]:
-            steps.append(("ack_persistent", (packing.int8_array(acked[1]), session)))
-        if acked[0]:
-            steps.append(("ack_transient", (packing.int8_array(acked[0]), session)))
+                self._step("close_reply_queue", packing.int4(queue_id), session)
+            for queue_id in operation.leaves:
+                self._step("leave_exclusive", packing.int4(queue_id), session)
+            for queue in operation.exclusives:
+                self._step("be_exclusive", packing.int4(queue.id or 0))
+        if settled:
+            plain = [sent for sent in plain if sent.operation.handed not in settled]
+        if plain:
+            self._step("insert_messages", *self._insert(plain), session)
+        for strict in (False, True):
+            some = [sent for sent in special if sent.operation.unit == strict]
+            if some:
+                self._enqueue(some, strict)
+        for kind, name in ((PERSISTENT, "ack_persistent"), (TRANSIENT, "ack_transient")):
+            if acks[kind]:
+                self._step(name, packing.int8_array(acks[kind]), session)
+        if acks[SPECIAL]:
+            self._step("ack_special", packing.int8_array(acks[SPECIAL]), session, reader=self._ready)
+            self.contended = True
         if released:
-            steps.append(("release", (packing.int8_array(released), session)))
-        if self.sent:
-            self.insert_step = len(steps)
-            steps.append(self._insert(session))
-            for place, (queue, _) in enumerate(self.sent):
-                if not self.hand[place]:
-                    touched.add(queue.id or 0)
-        elif not self.claims and all(operation.done is None for operation in self.operations):
-            steps.append(("relax", ()))
-        self.claim_steps = len(steps)
+            self._step("release", packing.int8_array(released), session)
+        if rejected:
+            ids, delays, at_once = zip(*rejected, strict=True)
+            arrays = packing.int8_array(ids), session, packing.float8_array(delays), packing.bool_array(at_once)
+            self._step("reject", *arrays, reader=self._ready)
+            self.delayed = True
+            self.contended = True
+        self.claims = claimable()
+        relaxed = bool(self._steps) and not self.claims and not any(op.lasting for op in self.operations)
         for queue, limit in self.claims:
-            queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
-            steps.append(("claim", (packing.int4(queue.id or 0), packing.int4(limit), session)))
+            self._claim(queue, limit, session)
         if self.announce:
-            names = sorted(touched)
-            for begin in range(0, len(names), WAKE_LIMIT):
-                steps.append(("wake", (packing.int4_array(names[begin : begin + WAKE_LIMIT]),)))
-            steps.extend(("publish", (payload,)) for payload in self.payloads)
-            own = str(self.session).encode()
-            steps.extend(("publish_large", (own, payload)) for payload in self.large_payloads)
-        return steps
+            self._announce()
+        if not self._steps:
+            return []
+        if self.low or (self.draw and self._unhanded):
+            self._step("draw", reader=self._draw)
+        opening: list[Step] = [
+            ("enter_batch", (session, packing.int8(self.number), packing.int8(self.version))),
+            *([("relax", ())] if relaxed else []),
+            *([("briefly", ())] if self.contended else []),
+        ]
+        self._readers = [(place + len(opening), reader) for place, reader in self._readers]
+        return opening + self._steps
 
-    def _insert(self, session: bytes) -> Step:
-        self.hand = _choose_hand_over(self.sent, {id(queue) for queue, _ in self.claims})
-        candidates = {queue.id or 0 for (queue, _), hand in zip(self.sent, self.hand, strict=True) if hand}
+    def read(self, results: Results) -> list[tuple[Queue, list[Delivery]]]:
+        """What the session holds since the commit, in order for each queue. Sets `queue.waiting`, `full` and
+        `became_ready` by what the results say."""
+        for queue, size in self._sent:
+            queue.counts.sent += 1
+            queue.counts.sent_bytes += size
+        for place, reader in self._readers:
+            reader(results[place])
+        return self._spread
+
+    def _step(self, name: str, *parameters: bytes, reader: Callable[[pq.abc.PGresult], None] | None = None) -> None:
+        if reader is not None:
+            self._readers.append((len(self._steps), reader))
+        self._steps.append((name, parameters))
+
+    # -- sends
+
+    def _sends(self, queues: dict[Address, Queue]) -> tuple[list[Sent], list[Sent]]:
+        """The messages for a plain insert, and those that need more. A queue's go all the same way: their order."""
+        plain: list[Sent] = []
+        special: set[Queue] = set()
+        for operation in self.operations:
+            for message in operation.sends:
+                if message.address.kind != "queue":
+                    continue
+                queue = queues[message.address]
+                if not queue.id:
+                    continue
+                self._sent.append((queue, len(message.body) + len(message.headers)))
+                if message.options is not None or queue.special:
+                    special.add(queue)
+                if not operation.holder:
+                    if queue.subscriptions:
+                        queue.waiting = True
+                    self.touched.add(queue)
+                    self._unhanded = self._unhanded or not operation.handed
+                plain.append(Sent(queue, message, operation))
+        if not special:
+            return plain, []
         return (
-            "insert_messages",
-            (
-                packing.int4_array([queue.id or 0 for queue, _ in self.sent]),
-                packing.int2_array([message.priority for _, message in self.sent]),
-                packing.bool_array([message.persistent for _, message in self.sent]),
-                packing.bool_array(self.hand),
-                packing.bytes_array(packing.BYTEA, [message.headers for _, message in self.sent]),
-                packing.bytes_array(packing.BYTEA, [message.body for _, message in self.sent]),
-                session,
-                packing.int4_array(list(candidates)),
-            ),
+            [sent for sent in plain if sent.queue not in special or sent.operation.handed],
+            [sent for sent in plain if sent.queue in special and not sent.operation.handed],
         )
 
-    def deliveries(self, results: Sequence[pq.abc.PGresult]) -> list[tuple[Queue, list[Delivery]]]:
-        """What the session holds since the commit: handed over from memory, and claimed. In order for each queue.
+    def _settled(self, plain: list[Sent]) -> set[MessageId]:
+        """Messages that were handed over and acked before they were written: they need not be."""
+        handed = {sent.operation.handed for sent in plain if sent.operation.holder}
+        if not handed:
+            return handed
+        acked = {message_id for operation in self.operations for message_id, _ in operation.acks}
+        return handed & acked
 
-        Sets `queue.waiting` by what the results say.
-        """
-        handed: dict[Queue, list[tuple[int, Delivery]]] = {}
-        if self.insert_step >= 0:
-            value = results[self.insert_step].get_value
-            for place, (queue, message) in enumerate(self.sent):
-                if value(place, 1) != b"\x01":
-                    queue.waiting = True
-                    continue
-                message_id = MessageId(int.from_bytes(value(place, 0) or b"", "big"))
-                delivery = Delivery(message_id, message.address, message.headers, message.body, message.persistent, 1)
-                handed.setdefault(queue, []).append((-message.priority, delivery))
-        spread = []
-        for queue, ranked in handed.items():
-            ranked.sort(key=itemgetter(0))  # stable: within a priority the order of the sends stays
-            spread.append((queue, [delivery for _, delivery in ranked]))
-        for step, (queue, limit) in enumerate(self.claims, self.claim_steps):
-            result = results[step]
+    def _insert(self, sent: list[Sent]) -> Sequence[bytes]:
+        operations = [one.operation for one in sent]
+        held = [op.holder == self.session for op in operations]
+        for one, is_held in zip(sent, held, strict=True):
+            if one.operation.holder and not is_held:
+                one.queue.lower(one.operation.handed)
+                self.touched.add(one.queue)
+        return (
+            packing.int8_array([op.handed for op in operations]),
+            packing.int4_array([one.queue.id or 0 for one in sent]),
+            packing.int2_array([one.message.priority for one in sent]),
+            packing.bool_array([one.message.persistent for one in sent]),
+            packing.bool_array([op.holder != 0 for op in operations]),
+            packing.bool_array(held),
+            packing.bytes_array(packing.BYTEA, [one.message.headers for one in sent]),
+            packing.bytes_array(packing.BYTEA, [one.message.body for one in sent]),
+        )
+
+    def _enqueue(self, sent: list[Sent], strict: bool) -> None:
+        options = [one.message.options or _NO_OPTIONS for one in sent]
+        for one, option in zip(sent, options, strict=True):
+            if option.group is not None:
+                one.queue.grouped = True
+
+        def read(result: pq.abc.PGresult) -> None:
+            for row, one in enumerate(sent):
+                outcome = result.get_value(row, 1)
+                if outcome == b"full":
+                    self.full.append(one.operation)
+                self.delayed = self.delayed or outcome == b"delayed"
+                self.became_ready.extend(packing.unpack_int4_array(result.get_value(row, 2)))
+
+        self._step(
+            "enqueue_messages",
+            packing.int4_array([one.queue.id or 0 for one in sent]),
+            packing.int2_array([one.message.priority for one in sent]),
+            packing.bool_array([one.message.persistent for one in sent]),
+            packing.bytes_array(packing.BYTEA, [one.message.headers for one in sent]),
+            packing.bytes_array(packing.BYTEA, [one.message.body for one in sent]),
+            packing.float8_array([option.ttl or 0.0 for option in options]),
+            packing.float8_array([option.delay for option in options]),
+            packing.text_array([option.group or "" for option in options]),
+            packing.text_array([option.deduplication or "" for option in options]),
+            b"\x01" if strict else b"\x00",
+            reader=read,
+        )
+        self.contended = True
+
+    # -- claims
+
+    def _claim(self, queue: Queue, limit: int, session: bytes) -> None:
+        identifier = packing.int4(queue.id or 0)
+        if queue.exclusive and not queue.active:
+
+            def taken(result: pq.abc.PGresult) -> None:
+                queue.active = result.get_value(0, 0) == b"\x01"
+                queue.waiting = queue.waiting or queue.active
+
+            queue.waiting = False  # who has it says so when it goes
+            self._step("take_exclusive", identifier, session, reader=taken)
+            return
+        queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
+        queue.claiming = True
+        lowered = queue.lowered
+
+        def claimed(result: pq.abc.PGresult) -> None:
+            queue.claiming = False
             if result.ntuples >= limit:
                 queue.waiting = True
             if result.ntuples:
-                spread.append((queue, _claimed(queue.address, result)))
-        return spread
+                self._spread.append((queue, _claimed(queue, result, queue.lowered == lowered)))
+
+        if queue.grouped:
+            self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)
+        else:
+            floors = packing.int8_array(list(queue.floors.values()))
+            self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
+
+    def _ready(self, result: pq.abc.PGresult) -> None:
+        self.became_ready.extend(packing.unpack_int4_array(result.get_value(0, 0)))
+
+    def _draw(self, result: pq.abc.PGresult) -> None:
+        self.drawn = packing.unpack_int(result.get_value(0, 0))
+
+    # -- for the other processes
+
+    def _announce(self) -> None:
+        touched = sorted((queue for queue in self.touched if queue.id), key=lambda queue: queue.id or 0)
+        for begin in range(0, len(touched), WAKE_LIMIT):
+            some = touched[begin : begin + WAKE_LIMIT]
+            self._step(
+                "wake",
+                packing.int4_array([queue.id or 0 for queue in some for _ in LANES]),
+                packing.int2_array(LANES * len(some)),
+                packing.int8_array([floor for queue in some for floor in queue.floors.values()]),
+            )
+        for payload in self.payloads:
+            self._step("publish", payload)
+        own = str(self.session).encode()
+        for payload in self.large_payloads:
+            self._step("publish_large", own, payload)
 
 
-def _choose_hand_over(sent: list[tuple[Queue, Message]], claiming: set[int]) -> list[bool]:
-    """Which messages may go straight to a local consumer: those of queues with nothing waiting, within the credit,
-    the higher priority first."""
-    hand = [False] * len(sent)
-    places: dict[Queue, list[int]] = {}
-    for place, (queue, _) in enumerate(sent):
-        if queue.subscriptions and not queue.waiting and id(queue) not in claiming:
-            places.setdefault(queue, []).append(place)
-    for queue, candidates in places.items():
-        capacity = queue.capacity()
-        if capacity < len(candidates):
-            candidates.sort(key=lambda place: (-sent[place][1].priority, place))
-        for place in candidates[:capacity]:
-            hand[place] = True
-    return hand
-
-
-def _claimed(address: Address, result: pq.abc.PGresult) -> list[Delivery]:
+def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[Delivery]:
     value = result.get_value
-    return [
-        Delivery(
-            MessageId(packing.unpack_int(value(row, 0))),
-            address,
-            value(row, 3) or b"",
-            value(row, 4) or b"",
-            value(row, 1) == b"\x01",
-            packing.unpack_int(value(row, 2)),
+    deliveries = []
+    for row in range(result.ntuples):
+        message_id = MessageId(packing.unpack_int(value(row, 0)))
+        if raise_floors:
+            lane = packing.unpack_int(value(row, 1))
+            if message_id > queue.floors[lane]:
+                queue.floors[lane] = message_id
+        deliveries.append(
+            Delivery(
+                message_id,
+                queue.address,
+                value(row, 4) or b"",
+                value(row, 5) or b"",
+                value(row, 2) == b"\x01",
+                packing.unpack_int(value(row, 3)),
+                (value(row, 6) or b"").decode() or None if result.nfields > 6 else None,
+            )
         )
-        for row in range(result.ntuples)
-    ]
+    return deliveries

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from apps.broker import patterns
 from apps.broker.engine import (
+    AGAIN,
     REPLY_PREFIX,
     Address,
     Consumer,
@@ -14,13 +16,18 @@ from apps.broker.engine import (
     Done,
     Message,
     MessageId,
+    Refusal,
+    Selector,
     SessionId,
     Subscription,
     Unit,
 )
-from apps.broker.postgres.batch import Operation
+from apps.broker.headers import escape_header
+from apps.broker.postgres.batch import PERSISTENT, SPECIAL, TRANSIENT, Operation
+from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.listener import Listener
+from apps.broker.postgres.names import Described
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
 from apps.broker.postgres.topics import Topics
@@ -30,6 +37,8 @@ from msgweb.errors import NotFound
 logger = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 200  # bytes of memory that a waiting operation costs beside its body
+DRAWN = 4096  # ids a drawing: the sequence's increment
+DRAW_BELOW = 2048  # so few ids left, and the next batch draws
 
 
 class PostgresEngine:
@@ -44,7 +53,23 @@ class PostgresEngine:
             begin with `msgweb `): whoever buries the session ends them all. Unique; made up if not given.
     """
 
-    capabilities: frozenset[str] = frozenset({"priority", "transactions", "reply-queues"})
+    capabilities: frozenset[str] = frozenset(
+        {
+            "consumer-priority",
+            "dead-letters",
+            "deduplication",
+            "delay",
+            "exclusive",
+            "groups",
+            "limits",
+            "priority",
+            "reply-queues",
+            "retention",
+            "topic-wildcards",
+            "transactions",
+            "ttl",
+        }
+    )
 
     def __init__(
         self,
@@ -61,6 +86,10 @@ class PostgresEngine:
         self._consumed: dict[Address, Queue] = {}  # the queues with local subscriptions
         self._fresh: list[Queue] = []  # to be resolved
         self._awaiting: list[tuple[Queue, Done]] = []  # subscriptions and reply queues that wait for that
+        self._gathering: list[Queue] = []  # with messages that are handed over at the end of this turn of the loop
+        self._next_id = self._last_id = 0  # of the ids that are this process's own
+        self._version = 0
+        self._bindings = Bindings()
         self._topics = Topics()
         self._topic_queues: dict[Address, Queue] = {}  # the rows of topics in the catalogue
         self._conninfo = conninfo
@@ -84,7 +113,7 @@ class PostgresEngine:
             self._lease,
             self._process,
             details=self._details,
-            ready_ids=lambda: [q.id for q in self._consumed.values() if q.id and not q.waiting and q.capacity()],
+            lanes=self._idle_lanes,
             found_ready=self._ready,
             lost=self.session_lost,
         )
@@ -96,7 +125,7 @@ class PostgresEngine:
             own=lambda: (self._keeper.session, self._writer.backend_pid),
             ready=self._ready,
             published=self._topics.deliver,
-            sessions_changed=self._keeper.others_changed,
+            sessions_changed=self._sessions_changed,
         )
         try:
             await self._listener.start()
@@ -152,33 +181,121 @@ class PostgresEngine:
 
     def send(self, message: Message, done: Done | None = None) -> None:
         """Send to a queue or a topic."""
-        if message.address.kind == "topic":
-            self._know_topic(message.address)
-            self._topics.deliver(message)
-            self._writer.publish(message)
-            if done is not None:
-                self._loop.call_soon(done, None)
-            return
-        self._writer.add(Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD))
-
-    def subscribe(self, address: Address, consumer: Consumer, credit: int, done: Done | None = None) -> Subscription:
-        """Receive from a queue or a topic."""
-        subscription = Subscription(address, consumer, credit)
+        address = message.address
         if address.kind == "topic":
-            self._know_topic(address)
+            self._send_to_topic(message, done)
+            return
+        operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
+        queue = self._queues.get(address)
+        if queue is not None and queue.subscriptions:
+            if message.options is None and queue.immediate and self._hand_over(queue, operation):
+                pass
+            else:
+                queue.waiting = True
+        self._writer.add(operation)
+
+    def _send_to_topic(self, message: Message, done: Done | None) -> None:
+        self._know_topic(message.address)
+        self._topics.deliver(message)
+        self._writer.publish(message)
+        copies = self._copies(message)
+        if copies:
+            self._writer.add(
+                Operation(copies, done=done, size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies))
+            )
+        elif done is not None:
+            self._loop.call_soon(done, None)
+
+    def _copies(self, message: Message) -> list[Message]:
+        """A topic's message for each of the queues that are bound to the topic."""
+        address = message.address
+        bound = self._bindings.queues_for(address.namespace, address.name)
+        if not bound:
+            return []
+        headers = message.headers
+        if not headers.startswith(b"destination:"):
+            headers = b"destination:%b\n%b" % (escape_header(str(address)), headers)
+        return [
+            Message(queue, message.body, headers, message.persistent, message.priority, message.options)
+            for queue in bound
+        ]
+
+    # -- handing over before it is written
+
+    def _hand_over(self, queue: Queue, operation: Operation) -> bool:
+        """Deliver the one message of an operation at the end of this turn of the loop, if somebody here has credit.
+
+        The message gets an id that was drawn before, and is written as held by this session. Nothing of its queue is
+        on its way to the database that was not handed over (`Queue.immediate`), and the ids were drawn after all that
+        this process wrote before: so the order of ids stays the order of sends.
+        """
+        if not queue.gathered and not queue.capacity():
+            return False
+        if self._next_id >= self._last_id or not self._writer.healthy:
+            return False
+        operation.handed, operation.holder = MessageId(self._next_id), self._keeper.session
+        self._next_id += 1
+        if not queue.gathered:
+            if not self._gathering:
+                self._loop.call_soon(self._deliver_gathered)
+            self._gathering.append(queue)
+        queue.gathered.append(operation)
+        return True
+
+    def _deliver_gathered(self) -> None:
+        """What there is credit for, the higher priority first; the rest is written as waiting."""
+        gathering, self._gathering = self._gathering, []
+        for queue in gathering:
+            operations, queue.gathered = queue.gathered, []
+            first = operations[0].sends[0].priority
+            if any(operation.sends[0].priority != first for operation in operations):
+                operations.sort(key=lambda operation: -operation.sends[0].priority)
+            room = queue.capacity()
+            for operation in operations[room:]:
+                operation.holder = 0
+                queue.waiting = True
+            deliveries = [
+                Delivery(op.handed, queue.address, message.headers, message.body, message.persistent, 1)
+                for op in operations[:room]
+                for message in op.sends
+            ]
+            left = queue.distribute(deliveries) if queue.subscriptions else deliveries
+            if left:
+                ids = [delivery.id for delivery in left]
+                queue.lower(min(ids))
+                self._writer.touch(queue)
+                self._writer.add(Operation(releases=ids, session=self._keeper.session))
+
+    def subscribe(
+        self,
+        address: Address,
+        consumer: Consumer,
+        credit: int,
+        done: Done | None = None,
+        *,
+        priority: int = 0,
+        selector: Selector | None = None,
+        exclusive: bool = False,
+    ) -> Subscription:
+        """Receive from a queue or a topic."""
+        subscription = Subscription(address, consumer, credit, priority, selector)
+        if address.kind == "topic":
+            if not patterns.is_pattern(address.name):
+                self._know_topic(address)
             self._topics.add(subscription)
             if done is not None:
                 self._loop.call_soon(done, None)
         else:
             queue = self.queue(address)
-            queue.subscriptions.append(subscription)
-            queue.waiting = True
+            queue.add(subscription)
             self._consumed[address] = queue
             self._await_id(queue, done)
+            if exclusive:
+                self._writer.add(Operation(exclusives=(queue,)))
         self._keeper.look()
         return subscription
 
-    def unsubscribe(self, subscription: Subscription, done: Done | None = None) -> None:
+    def unsubscribe(self, subscription: Subscription, done: Done | None = None, *, failed: bool = False) -> None:
         """Stop receiving and release what is held."""
         if subscription.closed:
             if done is not None:
@@ -191,16 +308,22 @@ class PostgresEngine:
                 self._loop.call_soon(done, None)
             return
         queue = self.queue(subscription.address)
-        queue.subscriptions.remove(subscription)
+        queue.remove(subscription)
+        leaves: Sequence[int] = ()
         if not queue.subscriptions:
             self._consumed.pop(queue.address, None)
+            if queue.active:
+                queue.active = False
+                leaves = (queue.id,) if queue.id else ()
         held = list(subscription.held)
         subscription.held.clear()
-        if held:
-            queue.waiting = True
+        rejects = [(held.pop(0), -1.0, False)] if held and failed else []
+        if held or rejects:
+            queue.lower(min(held, default=rejects[0][0] if rejects else MessageId(0)))
             self._writer.touch(queue)
-        if held or done is not None:
-            self._writer.add(Operation(releases=held, session=self._keeper.session if held else 0, done=done))
+        if held or rejects or leaves or done is not None:
+            session = self._keeper.session if held or rejects else 0
+            self._writer.add(Operation(releases=held, rejects=rejects, session=session, leaves=leaves, done=done))
 
     def set_credit(self, subscription: Subscription, credit: int) -> None:
         """Allow more or fewer unacked messages."""
@@ -215,34 +338,46 @@ class PostgresEngine:
         if not _holds(subscription, ids):
             self._unknown_ids(done)
             return
-        acks = [(message_id, held.pop(message_id)) for message_id in ids]
-        self._writer.add(Operation(acks=acks, session=self._keeper.session, done=done))
+        queue = self._queues[subscription.address]
+        queue.counts.acked += len(ids)
+        self._writer.add(Operation(acks=_acks(queue, held, ids), session=self._keeper.session, done=done))
 
-    def nack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
-        """The consumer refuses the messages: back to their place."""
-        if not self._let_go(subscription, ids):
+    def nack(
+        self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None, refusal: Refusal = AGAIN
+    ) -> None:
+        """The consumer refuses the messages."""
+        if not _holds(subscription, ids):
             self._unknown_ids(done)
             return
-        self._writer.add(Operation(releases=list(ids), session=self._keeper.session, done=done))
+        rejects = self._let_go(subscription, ids, refusal)
+        self._writer.add(Operation(rejects=rejects, session=self._keeper.session, done=done))
 
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all."""
-        named = [*unit.acks, *unit.nacks]
+        named = [*unit.acks, *((subscription, ids) for subscription, ids, _ in unit.nacks)]
         every = [message_id for _, ids in named for message_id in ids]
         if len(set(every)) < len(every) or not all(_holds(subscription, ids) for subscription, ids in named):
             self._unknown_ids(done)
             return
-        acks = [(i, subscription.held.pop(i)) for subscription, ids in unit.acks for i in ids]
-        releases: list[MessageId] = []
-        for subscription, ids in unit.nacks:
-            self._let_go(subscription, ids)
-            releases.extend(ids)
+        acks: list[tuple[MessageId, int]] = []
+        for subscription, ids in unit.acks:
+            queue = self._queues[subscription.address]
+            queue.counts.acked += len(ids)
+            acks.extend(_acks(queue, subscription.held, ids))
+        rejects: list[tuple[MessageId, float, bool]] = []
+        for subscription, ids, refusal in unit.nacks:
+            rejects.extend(self._let_go(subscription, ids, refusal))
+        sends: list[Message] = []
         for message in unit.sends:
+            sends.append(message)
             if message.address.kind == "topic":
                 self._know_topic(message.address)
-        size = sum(len(message.body) + MESSAGE_OVERHEAD for message in unit.sends)
+                sends.extend(self._copies(message))
+            elif (waiting := self._queues.get(message.address)) is not None:
+                waiting.waiting = True  # nothing later may overtake it
+        size = sum(len(message.body) + MESSAGE_OVERHEAD for message in sends)
         session = self._keeper.session if named else 0
-        self._writer.add(Operation(unit.sends, acks, releases, session, done=done, size=size, unit=True))
+        self._writer.add(Operation(sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True))
 
     def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
         """A queue for replies that ends with this session or with `close_reply_queue`."""
@@ -306,7 +441,7 @@ class PostgresEngine:
         return [
             (queue, limit)
             for queue in self._consumed.values()
-            if queue.waiting and queue.id and queue.id > 0 and (limit := queue.claim_limit())
+            if queue.waiting and queue.id and queue.id > 0 and not queue.paused and (limit := queue.claim_limit())
         ]
 
     def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
@@ -314,6 +449,63 @@ class PostgresEngine:
         if not queue.subscriptions:
             return [delivery.id for delivery in deliveries]
         return [delivery.id for delivery in queue.distribute(deliveries)]
+
+    @property
+    def version(self) -> int:
+        """The state of the catalogue that is known."""
+        return self._version
+
+    def known_ids(self) -> list[int]:
+        """The queues whose settings are known."""
+        return [queue.id for queue in self._queues.values() if queue.id and queue.id > 0 and not queue.owned]
+
+    def relearn(self, version: int, described: dict[int, Described], bindings: list[tuple[str, str, str]]) -> None:
+        """The catalogue as it is now. A queue that is gone is made anew if somebody here consumes it."""
+        self._version = version
+        self._bindings.load(bindings)
+        for queue in list(self._queues.values()):
+            if queue.owned or not queue.id or queue.id < 0:
+                continue
+            if queue.id in described:
+                queue.settle(*described[queue.id])
+                continue
+            self._by_id.pop(queue.id, None)
+            queue.id = None
+            queue.active = False
+            queue.lower()
+            if queue.subscriptions:
+                self._await_id(queue, None)
+            else:
+                self._queues.pop(queue.address, None)
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether this process hands messages over before they are written, and so needs ids of its own."""
+        return bool(self._consumed)
+
+    @property
+    def low_on_ids(self) -> bool:
+        """Whether there are too few of them for a busy moment."""
+        return bool(self._consumed) and self._last_id - self._next_id < DRAW_BELOW
+
+    def drew(self, first: int) -> None:
+        """Ids were drawn, after all that was written before."""
+        self._next_id, self._last_id = first, first + DRAWN
+
+    def lower(self, message_id: MessageId) -> list[Queue]:
+        """Something becomes ready from this id on, in any of the queues that are consumed here."""
+        consumed = list(self._consumed.values())
+        for queue in consumed:
+            queue.lower(message_id)
+        return consumed
+
+    def delayed(self) -> None:
+        """A message waits for its time."""
+        self._keeper.look_for_due()
+
+    def became_ready(self, ids: list[int]) -> None:
+        """By our own doing something became ready in these queues."""
+        self._ready([(queue_id, 0, False) for queue_id in ids])
 
     def publish_locally(self, message: Message) -> None:
         """Hand a committed topic message to the subscribers in this process."""
@@ -332,8 +524,10 @@ class PostgresEngine:
         if not await self._keeper.succeed(before):
             return
         logger.warning("session %s is lost; this process goes on as session %s", before, self._keeper.session)
+        self._next_id = self._last_id = 0
         for queue in list(self._consumed.values()):
-            queue.waiting = True
+            queue.lower()
+            queue.active = False
             for subscription in list(queue.subscriptions):
                 subscription.held.clear()
                 guarded(subscription.consumer.lost, subscription)
@@ -362,27 +556,56 @@ class PostgresEngine:
             self._fresh.append(self._topic_queues[address])
             self._writer.wake()
 
-    def _let_go(self, subscription: Subscription, ids: Sequence[MessageId]) -> bool:
-        if not _holds(subscription, ids):
-            return False
+    def _let_go(
+        self, subscription: Subscription, ids: Sequence[MessageId], refusal: Refusal
+    ) -> list[tuple[MessageId, float, bool]]:
         for message_id in ids:
             del subscription.held[message_id]
         queue = self.queue(subscription.address)
-        queue.waiting = True
+        queue.counts.failed += len(ids)
+        queue.lower(min(ids, default=MessageId(0)))
         self._writer.touch(queue)
-        return True
+        delay = -1.0 if refusal.delay is None else refusal.delay
+        return [(message_id, delay, refusal.dead_letter) for message_id in ids]
 
     def _unknown_ids(self, done: Done | None) -> None:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _ready(self, ids: list[int] | None) -> None:
-        """Something became ready in these queues (None: perhaps in any)."""
-        queues = self._consumed.values() if ids is None else [self._by_id[i] for i in ids if i in self._by_id]
-        for queue in queues:
-            queue.waiting = True
-        if queues:
+    def _ready(self, found: list[tuple[int, int, bool]] | None) -> None:
+        """Something became ready: in these queues, from this id on (0: from anywhere), perhaps of a group. None:
+        anywhere."""
+        if found is None:
+            for queue in self._consumed.values():
+                queue.lower()
+        else:
+            for queue_id, first, grouped in found:
+                known = self._by_id.get(queue_id)
+                if known is not None:
+                    known.lower(first)
+                    known.grouped = known.grouped or grouped
+        self._writer.wake()
+
+    def _sessions_changed(self, what: str) -> None:
+        """Another process says that something changed: the catalogue, when the next message is due, or who is there."""
+        if what == "catalogue":
+            self._writer.reload()
+        elif what == "due":
+            self._keeper.look_for_due()
+        else:
+            for queue in self._queues.values():
+                queue.lower()  # who died may have held what comes before all that we look at
             self._writer.wake()
+            self._keeper.others_changed()
+
+    def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
+        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which."""
+        return [
+            (queue.id, lane, 0 if thoroughly else floor)
+            for queue in self._consumed.values()
+            if queue.id and queue.id > 0 and not queue.waiting and not queue.paused and queue.capacity()
+            for lane, floor in queue.floors.items()
+        ]
 
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}
@@ -396,6 +619,15 @@ class PostgresEngine:
 def new_process_name() -> str:
     """A name for `PostgresEngine(process=...)`."""
     return uuid.uuid4().hex[:12]
+
+
+def _acks(queue: Queue, held: dict[MessageId, bool], ids: Sequence[MessageId]) -> list[tuple[MessageId, int]]:
+    """Take messages from what is held, to be deleted."""
+    if queue.grouped or queue.keeps:
+        for message_id in ids:
+            del held[message_id]
+        return [(message_id, SPECIAL) for message_id in ids]
+    return [(message_id, PERSISTENT if held.pop(message_id) else TRANSIENT) for message_id in ids]
 
 
 def _holds(subscription: Subscription, ids: Sequence[MessageId]) -> bool:

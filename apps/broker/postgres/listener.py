@@ -23,9 +23,10 @@ class Listener:
     Args:
         name: the connection's application_name.
         own: the session and the writer's backend, whose own notifications are passed over.
-        ready: is told the ids of queues in which something became ready; None means any (after a reconnect).
+        ready: is told in which queues something became ready, from which id on (0: any), and whether it is of a group;
+            None means anywhere (after a reconnect).
         published: is told topic messages.
-        sessions_changed: a process came or went.
+        sessions_changed: a process came or went; or `catalogue`: that changed; or `due`: a delayed message was sent.
     """
 
     def __init__(
@@ -33,9 +34,9 @@ class Listener:
         conninfo: str,
         name: str,
         own: Callable[[], tuple[int, int]],
-        ready: Callable[[list[int] | None], None],
+        ready: Callable[[list[tuple[int, int, bool]] | None], None],
         published: Callable[[Message], None],
-        sessions_changed: Callable[[], None],
+        sessions_changed: Callable[[str], None],
     ) -> None:
         self._conninfo = conninfo
         self._name = name
@@ -81,7 +82,8 @@ class Listener:
                     connection = await self._connect()
                     pause = RETRY_FIRST
                     self._ready(None)
-                    self._sessions_changed()
+                    self._sessions_changed("")
+                    self._sessions_changed("catalogue")
                 async for notification in connection.notifies():
                     await self._heard(connection, notification)
                 raise psycopg.OperationalError("the connection ended")
@@ -101,13 +103,13 @@ class Listener:
             return
         try:
             if notification.channel == "msgweb_ready":
-                self._ready([int(one) for one in notification.payload.split(",")])
+                self._ready([_parse_ready(one) for one in notification.payload.split(",")])
             elif notification.channel == "msgweb_topic":
                 sender, content = topics.parse_payload(notification.payload)
                 if sender != session:
                     await self._fan_out(content)
             else:
-                self._sessions_changed()
+                self._sessions_changed(notification.payload)
         except ValueError as error:
             logger.warning("a notification on %s makes no sense: %s", notification.channel, error)
         except psycopg.Error as error:
@@ -124,3 +126,13 @@ class Listener:
             content = bytes(row[0])
         for message in topics.unpack(content):
             self._published(message)
+
+
+def _parse_ready(text: str) -> tuple[int, int, bool]:
+    """`<queue>`, `<queue>:<first id>`, `<queue>:<first id>g`.
+
+    Raises:
+        ValueError: somebody else notified on our channel.
+    """
+    queue, _, first = text.partition(":")
+    return int(queue), int(first.rstrip("g") or 0), first.endswith("g")

@@ -1,12 +1,20 @@
-"""A queue as one process sees it: its local subscriptions, their credit, and whether to look for waiting messages."""
+"""A queue as one process sees it: its local subscriptions, their credit, and where to look for waiting messages."""
 
-from collections.abc import Iterable
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, Subscription
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.statistics import Counts
+
+if TYPE_CHECKING:
+    from apps.broker.postgres.batch import Operation
 
 CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far
+LANES = tuple(range(9, -1, -1))  # priorities in the order of delivery
+STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
 
 
 class Queue:
@@ -15,11 +23,40 @@ class Queue:
     Attributes:
         id: its id in the database; None until resolved.
         owned: a reply queue of this process.
+        subscriptions: the local ones, those of higher priority first.
         waiting: whether rows may be ready that nobody here has claimed yet. A claim clears it, unless it
-            comes back full.
+            comes back full. While it is set nothing is handed over before it is written.
+        claiming: a claim is under way. Until it has answered nothing is handed over either.
+        floors: for each lane an id up to which nothing is ready, by what this process knows: where claims begin to
+            look. Whoever makes an earlier message ready lowers them (`lower`).
+        lowered: how often that happened; a claim that was under way meanwhile does not raise them.
+        paused, exclusive, special, keeps: settings; see the statement `describe`.
+        grouped: it holds messages of groups, or did.
+        active: this session is the consumer of the exclusive queue.
+        gathered: sends that may be handed over at the end of this turn of the event loop.
     """
 
-    __slots__ = ("address", "id", "mean_size", "owned", "rotation", "subscriptions", "waiting")
+    __slots__ = (
+        "active",
+        "address",
+        "claiming",
+        "counts",
+        "exclusive",
+        "floors",
+        "gathered",
+        "grouped",
+        "id",
+        "keeps",
+        "lowered",
+        "mean_size",
+        "owned",
+        "paused",
+        "rotation",
+        "special",
+        "sticky",
+        "subscriptions",
+        "waiting",
+    )
 
     def __init__(self, address: Address, owned: bool = False) -> None:
         self.address = address
@@ -28,12 +65,70 @@ class Queue:
         self.subscriptions: list[Subscription] = []
         self.rotation = 0
         self.waiting = True
+        self.claiming = False
         self.mean_size = 1024.0 * 1024  # before anything is known, a claim is small
+        self.floors = dict.fromkeys(LANES, 0)
+        self.lowered = 0
+        self.paused = False
+        self.exclusive = False
+        self.special = False
+        self.keeps = False
+        self.grouped = False
+        self.active = False
+        self.gathered: list[Operation] = []
+        self.sticky: OrderedDict[str, Subscription] = OrderedDict()
+        self.counts = Counts()
+
+    def settle(self, paused: bool, exclusive: bool, special: bool, keeps: bool) -> None:
+        """Its settings, as they are now."""
+        if (self.paused and not paused) or self.exclusive != exclusive:
+            self.waiting = True
+        self.paused, self.exclusive, self.special, self.keeps = paused, exclusive, special, keeps
+
+    @property
+    def immediate(self) -> bool:
+        """Whether a message for it may be handed over before it is written."""
+        return not (
+            self.waiting
+            or self.claiming
+            or self.paused
+            or self.exclusive
+            or self.special
+            or self.keeps
+            or self.grouped
+            or not self.id
+        )
+
+    def lower(self, message_id: int = 0) -> None:
+        """A message became ready, none before it (0: nothing is known of it)."""
+        self.waiting = True
+        self.lowered += 1
+        floor = max(message_id - 1, 0)
+        for lane, known in self.floors.items():
+            if known > floor:
+                self.floors[lane] = floor
+
+    def add(self, subscription: Subscription) -> None:
+        """A local consumer has come."""
+        place = len(self.subscriptions)
+        while place and self.subscriptions[place - 1].priority < subscription.priority:
+            place -= 1
+        self.subscriptions.insert(place, subscription)
+        self.waiting = True
+
+    def remove(self, subscription: Subscription) -> None:
+        """A local consumer has gone."""
+        self.subscriptions.remove(subscription)
+        for group in [group for group, owner in self.sticky.items() if owner is subscription]:
+            del self.sticky[group]
+
+    def _served(self) -> Sequence[Subscription]:
+        return self.subscriptions[:1] if self.exclusive else self.subscriptions
 
     def capacity(self) -> int:
         """How many messages the local subscriptions could take now."""
         total = 0
-        for subscription in self.subscriptions:
+        for subscription in self._served():
             free = subscription.credit - len(subscription.held)
             if free > 0:
                 total += free
@@ -44,8 +139,9 @@ class Queue:
         return min(self.capacity(), CLAIM_LIMIT, max(1, int(CLAIM_BYTES / self.mean_size)))
 
     def distribute(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Hand messages to the subscriptions in turn, each within its credit; returns what nobody could take."""
-        subscriptions = self.subscriptions
+        """Hand messages to the subscriptions, each within its credit: to those of the highest priority in turn, then
+        to the next; a group's to who had its last one. Returns what nobody could take."""
+        subscriptions = self._served()
         if len(subscriptions) == 1:
             only = subscriptions[0]
             free = only.credit - len(only.held)
@@ -53,24 +149,51 @@ class Queue:
             return deliveries[max(free, 0) :]
         shares: list[list[Delivery]] = [[] for _ in subscriptions]
         free_of = [subscription.credit - len(subscription.held) for subscription in subscriptions]
+        bound = self._bound(deliveries, subscriptions, free_of) if self.grouped else {}
+        levels = _levels(subscriptions)
+        left = []
         count = len(subscriptions)
         place = self.rotation
-        taken = 0
-        for delivery in deliveries:
-            for step in range(count):
-                index = (place + step) % count
-                if free_of[index] > 0:
-                    free_of[index] -= 1
-                    shares[index].append(delivery)
-                    place = index + 1
-                    break
-            else:
-                break
-            taken += 1
+        for number, delivery in enumerate(deliveries):
+            index = bound.get(number, -1)
+            if index < 0:
+                for first, beyond in levels:
+                    width = beyond - first
+                    index = next((i for step in range(width) if free_of[i := first + (place + step) % width] > 0), -1)
+                    if index >= 0:
+                        place = index - first + 1
+                        break
+                else:
+                    left.append(delivery)
+                    continue
+                free_of[index] -= 1
+            shares[index].append(delivery)
+            if delivery.group is not None:
+                self._remember(delivery.group, subscriptions[index])
         self.rotation = place % count if count else 0
         for subscription, share in zip(list(subscriptions), shares, strict=True):
             self._hand(subscription, share)
-        return deliveries[taken:]
+        return left
+
+    def _bound(
+        self, deliveries: list[Delivery], subscriptions: Sequence[Subscription], free_of: list[int]
+    ) -> dict[int, int]:
+        """Which of the messages (by place) go to which subscription (by place), since they had the group's last one."""
+        bound = {}
+        for number, delivery in enumerate(deliveries):
+            owner = self.sticky.get(delivery.group) if delivery.group is not None else None
+            if owner is not None and not owner.closed and owner in subscriptions:
+                index = subscriptions.index(owner)
+                if free_of[index] > 0:
+                    free_of[index] -= 1
+                    bound[number] = index
+        return bound
+
+    def _remember(self, group: str, subscription: Subscription) -> None:
+        self.sticky[group] = subscription
+        self.sticky.move_to_end(group)
+        if len(self.sticky) > STICKY_GROUPS:
+            self.sticky.popitem(last=False)
 
     def _hand(self, subscription: Subscription, deliveries: list[Delivery]) -> None:
         if not deliveries:
@@ -80,7 +203,22 @@ class Queue:
             held[delivery.id] = delivery.persistent
         mean = _mean(len(d.body) for d in deliveries)
         self.mean_size = max(mean, self.mean_size / 2, 64.0)
+        counts = self.counts
+        counts.delivered += len(deliveries)
+        counts.delivered_bytes += int(mean * len(deliveries))
+        counts.redelivered += sum(1 for delivery in deliveries if delivery.deliveries > 1)
         guarded(subscription.consumer.deliver, subscription, deliveries)  # what it fails to take it holds until it goes
+
+
+def _levels(subscriptions: Sequence[Subscription]) -> list[tuple[int, int]]:
+    """Runs of equal priority: first place, and the one behind the last."""
+    levels: list[tuple[int, int]] = []
+    first = 0
+    for place in range(1, len(subscriptions) + 1):
+        if place == len(subscriptions) or subscriptions[place].priority != subscriptions[first].priority:
+            levels.append((first, place))
+            first = place
+    return levels
 
 
 def _mean(sizes: Iterable[int]) -> float:

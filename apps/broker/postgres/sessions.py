@@ -28,12 +28,24 @@ LOCK_GRACE = 3.0  # seconds that a lock may be missing before its session counts
 ROUND = 1.0  # seconds between two looks at the others
 LOCK_TRIES = 10
 RETRY = 0.1  # seconds until the next look after a failure or a call for one
-TIDY_ROUNDS = 60  # rounds between two tidyings
+DUE_SLACK = 0.001  # seconds after a message's time at which it is looked for
+DUE_GAP = 0.005  # seconds between two looks for messages whose time has come
+THOROUGH = 60.0  # seconds between two polls that trust nothing that this process knows
+TIDY = 60.0  # seconds between two tidyings
 
 _LOCKLESS = """
 SELECT s.id FROM msgweb.session s WHERE s.id <> %(own)s AND NOT EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(lock)s AND l.objid = s.id::oid
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
+_READY = """
+SELECT lane.destination, min(found.id), bool_or(found.grouped)
+FROM unnest(%s::int4[], %s::int2[], %s::int8[]) AS lane (destination, priority, floor),
+LATERAL (
+    SELECT m.id, m.group_key IS NOT NULL AS grouped FROM msgweb.message m
+    WHERE m.destination = lane.destination AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+    ORDER BY m.id LIMIT 1) AS found
+GROUP BY lane.destination
 """
 _TIDY = """
 WITH RECURSIVE used (destination) AS (
@@ -54,8 +66,9 @@ class SessionKeeper:
     Args:
         process: how the application_name of each of this process's connections ends.
         details: what the console shows of this process; called at each renewal.
-        ready_ids: of which queues to look whether something waits (the poll behind the notifications).
-        found_ready: is told those in which something does.
+        lanes: where to look whether something waits (the poll behind the notifications): queue, priority, id after
+            which; thoroughly: from the beginning.
+        found_ready: is told where something does: queue, id, whether it is of a group.
         lost: called when the session was ended by others.
     """
 
@@ -66,8 +79,8 @@ class SessionKeeper:
         lease: float,
         process: str,
         details: Callable[[], dict[str, Any]],
-        ready_ids: Callable[[], list[int]],
-        found_ready: Callable[[list[int]], None],
+        lanes: Callable[[bool], list[tuple[int, int, int]]],
+        found_ready: Callable[[list[tuple[int, int, bool]]], None],
         lost: Callable[[SessionId], Awaitable[None]],
     ) -> None:
         self._conninfo = conninfo
@@ -75,7 +88,7 @@ class SessionKeeper:
         self._lease = lease
         self._process = process
         self._details = details
-        self._ready_ids = ready_ids
+        self._lanes = lanes
         self._found_ready = found_ready
         self._lost = lost
         self._connection: psycopg.AsyncConnection[Any] | None = None
@@ -83,7 +96,8 @@ class SessionKeeper:
         self._look = asyncio.Event()
         self._turn = asyncio.Lock()
         self._lockless: dict[int, float] = {}
-        self._rounds = 0
+        self._pause = ROUND
+        self._tidied = self._trusted = self._rounded = -_jitter.uniform(0, TIDY)
         self._renewed = 0.0
         self._changed = False
         self.session = SessionId(0)
@@ -135,6 +149,11 @@ class SessionKeeper:
     def look(self) -> None:
         """Look at the others now: this process's details changed."""
         self._renewed = 0.0
+        self._look.set()
+
+    def look_for_due(self) -> None:
+        """A delayed message was sent: learn when it is due."""
+        self._pause = 0.0
         self._look.set()
 
     def others_changed(self) -> None:
@@ -207,8 +226,11 @@ class SessionKeeper:
             except Exception:
                 logger.exception("keeping the session failed in an unforeseen way; it is tried again")
             try:
-                await asyncio.wait_for(self._look.wait(), ROUND * _jitter.uniform(0.8, 1.2))
-                await asyncio.sleep(RETRY)  # many subscriptions that come at once are one look
+                pause = self._pause if self._pause < ROUND else ROUND * _jitter.uniform(0.8, 1.2)
+                await asyncio.wait_for(self._look.wait(), max(pause, DUE_GAP))
+                await asyncio.sleep(
+                    RETRY if self._renewed == 0.0 else DUE_GAP
+                )  # many calls that come at once are one look
             except TimeoutError:
                 pass
             self._look.clear()
@@ -217,6 +239,10 @@ class SessionKeeper:
         """Renew when due, bury the dead, poll. False: the session is no more."""
         connection = await self._connect()
         now = asyncio.get_running_loop().time()
+        await self._sweep(connection)
+        if now - self._rounded < ROUND / 2 and self._renewed:
+            return True
+        self._rounded = now
         if now - self._renewed >= self._lease / 3:
             self._renewed = now
             self._changed = False
@@ -234,19 +260,27 @@ class SessionKeeper:
                 "DELETE FROM msgweb.batch WHERE session = %s AND number < %s", [self.session, self.settled_batch()]
             )
         await self._bury(connection, now)
-        ids = self._ready_ids()
-        if ids:
-            cursor = await connection.execute(
-                "SELECT d FROM unnest(%s::int4[]) AS d"
-                " WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL"
-                " ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL",
-                [ids],
-            )
-            self._found_ready([row[0] for row in await cursor.fetchall()])
-        self._rounds += 1
-        if self._rounds % TIDY_ROUNDS == 0:
+        thoroughly = now - self._trusted >= THOROUGH
+        lanes = self._lanes(thoroughly)
+        if thoroughly:
+            self._trusted = now
+        if lanes:
+            cursor = await connection.execute(_READY, [list(column) for column in zip(*lanes, strict=True)])
+            self._found_ready([(row[0], row[1], row[2]) for row in await cursor.fetchall()])
+        if now - self._tidied >= TIDY:
+            self._tidied = now
             await self._tidy(connection)
         return True
+
+    async def _sweep(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """Let come what is due, and go what has expired."""
+        cursor = await connection.execute(
+            "SELECT extract(epoch FROM next_due - clock_timestamp())::float8, more, ready FROM msgweb.sweep()"
+        )
+        due, more, ready = await cursor.fetchone() or (None, False, [])
+        self._pause = 0.0 if more else ROUND if due is None else min(max(due, 0.0) + DUE_SLACK, ROUND)
+        if ready:
+            self._found_ready([(one, 0, False) for one in ready])
 
     async def _bury(self, connection: psycopg.AsyncConnection[Any], now: float) -> None:
         cursor = await connection.execute(_LOCKLESS, {"own": self.session, "lock": LOCK_CLASS})
@@ -260,6 +294,7 @@ class SessionKeeper:
     async def _tidy(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Remove what outlived its use: sent to ended reply queues, large topic messages, outcomes of dead sessions."""
         await connection.execute(_TIDY)
+        await connection.execute("SELECT msgweb.tidy_queues()")
         await connection.execute("DELETE FROM msgweb.topic_message WHERE at < now() - interval '1 minute'")
         await connection.execute(
             "DELETE FROM msgweb.batch b WHERE b.at < now() - interval '1 hour'"

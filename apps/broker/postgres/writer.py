@@ -19,10 +19,11 @@ from apps.broker.engine import REPLY_PREFIX, Address, Delivery, Message, Message
 from apps.broker.postgres import packing, topics
 from apps.broker.postgres.batch import Batch, Operation
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.names import Described, read_described
 from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step, first_line
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sql import QUERIES
-from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
+from msgweb.errors import BadMessage, LimitExceeded, MsgwebError, NotFound, SessionLost, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,12 @@ RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well s
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
 
 Outcome = list[pq.abc.PGresult] | StatementFailed | ConnectionLost
+
+
+class QueueFull(LimitExceeded):
+    """A queue with a limit that refuses what is above it (`overflow` is `refuse`)."""
+
+    code = "queue_full"
 
 
 class Host(Protocol):
@@ -64,6 +71,36 @@ class Host(Protocol):
 
     def claimable(self) -> list[tuple[Queue, int]]: ...
 
+    @property
+    def version(self) -> int:
+        """The state of the catalogue that is known."""
+
+    def known_ids(self) -> list[int]:
+        """The destinations whose settings are to be known."""
+
+    def relearn(self, version: int, described: dict[int, Described], bindings: list[tuple[str, str, str]]) -> None:
+        """The catalogue as it is now: what was known and is not described is gone."""
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether this process hands messages over before they are written, and so needs ids of its own."""
+
+    @property
+    def low_on_ids(self) -> bool:
+        """Whether there are too few of them for a busy moment."""
+
+    def drew(self, first: int) -> None:
+        """Ids were drawn."""
+
+    def lower(self, message_id: MessageId) -> list[Queue]:
+        """Something becomes ready from this id on, in any of the queues that are consumed here: those."""
+
+    def delayed(self) -> None:
+        """A message waits for its time."""
+
+    def became_ready(self, ids: list[int]) -> None:
+        """By this process's own doing something became ready in these queues."""
+
     def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
         """Deliver; returns the ids of what nobody could take."""
 
@@ -88,7 +125,8 @@ class Writer:
         self._pending: deque[Operation] = deque()
         self._pending_bytes = 0
         self._topics: list[bytes] = []
-        self._touched: set[int] = set()
+        self._touched: set[Queue] = set()
+        self._stale = False  # the catalogue is to be read again
         self._number = 0
         self._isolating = 0  # so many of the next operations go one by one: one of them is refused by the database
         self._relieved: list[Callable[[], None]] = []
@@ -135,6 +173,11 @@ class Writer:
         """
         try:
             self._adopt(await Pipeline.connect(self._conninfo, QUERIES, self._name))
+            assert self._pipeline is not None
+            self._busy = True
+            self._relearn(await self._ask(self._pipeline, self._catalogue()))
+            self._busy = False
+            self.wake()
         except (psycopg.Error, StatementFailed, ConnectionLost) as error:
             raise Unavailable(f"the database cannot be used: {error}") from error
 
@@ -203,6 +246,11 @@ class Writer:
             return
         operations = self._not_parked(self._gather())
         unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._parked_names]
+        if self._stale:
+            self._put_back(operations)
+            self._busy = True
+            self._reload()
+            return
         if not operations and not self._topics and not unresolved and not self._host.claimable():
             if self._parked:
                 return
@@ -269,14 +317,18 @@ class Writer:
             addresses = [queue.address for queue in plain]
             columns = ([a.namespace for a in addresses], [a.kind for a in addresses], [a.name for a in addresses])
             steps.append(("resolve", [packing.text_array(column) for column in columns]))
+            steps.append(("describe_named", [packing.text_array(columns[0]), packing.text_array(columns[2])]))
         for queue in owned:
             address = queue.address
             steps.append(("open_reply_queue", (address.namespace.encode(), address.name.encode(), session)))
 
         def finished(outcome: Outcome) -> None:
             if isinstance(outcome, list):
+                described = read_described(outcome[2]) if plain else {}
                 for place, queue in enumerate(plain):
                     queue.id = packing.unpack_int(outcome[1].get_value(place, 0))
+                    if queue.id in described:
+                        queue.settle(*described[queue.id])
                 for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
                     queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
                 resolved.extend(names)
@@ -341,8 +393,14 @@ class Writer:
         """A unit that is refused as a whole: the messages that it would have acked go back, to be delivered again."""
         self._refuse([operation], error)
         named = [message_id for message_id, _ in operation.acks] + list(operation.releases)
+        named += [message_id for message_id, _, _ in operation.rejects]
         if named:
-            self.add(Operation(releases=named, session=operation.session))
+            self._give_back(named, operation.session)
+
+    def _give_back(self, ids: list[MessageId], session: int) -> None:
+        """Release messages of whatever queues."""
+        self._touched.update(self._host.lower(min(ids)))
+        self.add(Operation(releases=ids, session=session))
 
     def _write(self, operations: list[Operation]) -> None:
         assert self._pipeline is not None
@@ -360,17 +418,18 @@ class Writer:
         batch = Batch(
             number=self._number,
             session=self._host.session,
+            version=self._host.version,
             operations=operations,
-            claims=self._host.claimable(),
             payloads=list(topics.payloads(self._host.session, small)),
             large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
             announce=self._host.peers,
+            draw=self._host.hands_over,
+            low=self._host.low_on_ids,
         )
         queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
-        touched, self._touched = self._touched, set()
-        batch.touched = touched
-        steps = batch.steps(queues, touched)
-        if len(steps) == 1:  # nothing but the fence: the messages went to ended reply queues
+        batch.touched, self._touched = self._touched, set()
+        steps = batch.steps(queues, self._host.claimable)
+        if not steps:  # what was acked before it was written, and what went to ended reply queues
             self._finish(batch, [])
             return
         self._pipeline.run(steps, lambda outcome: self._written(batch, outcome))
@@ -392,20 +451,33 @@ class Writer:
 
     def _finish(self, batch: Batch, results: list[pq.abc.PGresult]) -> None:
         """The batch is committed: receipts first, then deliveries."""
-        self._report_done(batch.operations)
+        spread = batch.read(results)
+        if batch.drawn:
+            self._host.drew(batch.drawn)
+        operations = batch.operations
+        if batch.full:
+            self._refuse(
+                batch.full, QueueFull("the queue is full (its settings max_length, max_bytes); try again later")
+            )
+            operations = [operation for operation in operations if operation not in batch.full]
+        self._report_done(operations)
         stranded: list[MessageId] = []
         if batch.session != self._host.session:  # succeeded meanwhile: what the batch held is with others
             self._busy = False
             self.wake()
             return
-        for queue, deliveries in batch.deliveries(results):
+        for queue, deliveries in spread:
             left = self._host.spread(queue, deliveries)
             if left:
                 stranded.extend(left)
-                queue.waiting = True
-                self._touched.add(queue.id or 0)
+                queue.lower(min(left))
+                self._touched.add(queue)
         if stranded:
             self.add(Operation(releases=stranded, session=batch.session))
+        if batch.became_ready:
+            self._host.became_ready(batch.became_ready)
+        if batch.delayed:
+            self._host.delayed()
         self._busy = False
         self.wake()  # soon, not now: what the callbacks caused is pending by then, and what sockets hold in this tick
 
@@ -428,8 +500,40 @@ class Writer:
 
     def touch(self, queue: Queue) -> None:
         """Something in this queue becomes ready with the next batch: others are to be told."""
-        if queue.id:
-            self._touched.add(queue.id)
+        self._touched.add(queue)
+
+    def reload(self) -> None:
+        """The catalogue has changed: read it before anything else is written."""
+        self._stale = True
+        self.wake()
+
+    def _catalogue(self) -> list[Step]:
+        return [
+            ("catalogue_version", ()),
+            ("describe", (packing.int4_array(self._host.known_ids()),)),
+            ("bindings", ()),
+        ]
+
+    def _reload(self) -> None:
+        def finished(outcome: Outcome) -> None:
+            if not isinstance(outcome, list):
+                self._failed(outcome, [], None)
+                return
+            self._relearn(outcome)
+            self._busy = False
+            self.wake()
+
+        assert self._pipeline is not None
+        self._pipeline.run(self._catalogue(), finished)
+
+    def _relearn(self, results: list[pq.abc.PGresult]) -> None:
+        self._stale = False
+        version, described, bound = results
+        bindings: list[tuple[str, str, str]] = []
+        for row in range(bound.ntuples):
+            namespace, pattern, name = ((bound.get_value(row, column) or b"").decode() for column in range(3))
+            bindings.append((namespace, pattern, name))
+        self._host.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
 
     def _failed(
         self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None
@@ -441,6 +545,7 @@ class Writer:
             self._touched |= batch.touched
             for queue, _ in batch.claims:
                 queue.waiting = True
+                queue.claiming = False
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", first_line(error))
             self._recover(operations, batch)
@@ -448,6 +553,18 @@ class Writer:
             logger.warning("this process was taken for dead; it opens another session")
             self._put_back(operations)
             self._recover([], None, fenced=SessionId(batch.session) if batch else self._host.session)
+        elif error.sqlstate == "MW002":
+            self._put_back(operations)
+            self._busy = False
+            self.reload()
+        elif error.sqlstate in LOCKED and batch is not None and batch.contended and operations:
+            self._put_back(operations)
+            if len(operations) > 1:
+                self._isolating = len(operations)
+            for message in operations[0].sends if len(operations) == 1 else ():
+                self._park(message.address)
+            self._busy = False
+            self.wake()
         elif error.sqlstate[:2] in RETRIED:
             logger.info("the database asks to retry (%s): %s", error.sqlstate, error)
             self._put_back(operations)
@@ -463,7 +580,9 @@ class Writer:
             self._busy = False
             self.wake()
         else:
-            reason = BadMessage(f"the database refuses the message ({error.sqlstate}): {error}")
+            reason: MsgwebError = BadMessage(f"the database refuses the message ({error.sqlstate}): {error}")
+            if error.sqlstate == "MW413":
+                reason = QueueFull(str(error))
             for operation in operations:
                 self._refuse_and_release(operation, reason)
             self._busy = False
@@ -530,7 +649,7 @@ class Writer:
         else:
             self._put_back(operations)
         if strays:
-            self.add(Operation(releases=strays, session=self._host.session))
+            self._give_back(strays, self._host.session)
         self._adopt(pipeline)
         self._busy = False
         self.wake()
@@ -554,6 +673,7 @@ class Writer:
         for operation in (*operations, *self._parked, *self._pending):
             known.update(message_id for message_id, _ in operation.acks)
             known.update(operation.releases)
+            known.update(message_id for message_id, _, _ in operation.rejects)
         rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
         return committed, alive, [message_id for message_id in rows if message_id not in known]
 

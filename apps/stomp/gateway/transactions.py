@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from apps.broker.engine import Message, MessageId, Unit
+from apps.broker.engine import AGAIN, Message, MessageId, Unit
 from apps.stomp.gateway.errors import TooMany
 from apps.stomp.gateway.options import GatewayOptions
 
@@ -66,7 +66,7 @@ class Transaction:
         return Unit(
             self.sends,
             [(subscription.handle, ids) for subscription, ids in self.acks],
-            [(subscription.handle, ids) for subscription, ids in self.nacks],
+            [(subscription.handle, ids, AGAIN) for subscription, ids in self.nacks],
         )
 
     def _count(self, size: int, receipt: bytes | None) -> None:

@@ -384,7 +384,8 @@ END $$;
 -- worked on or retried; what is found behind such a one is parked. Rows in order; see the statement `claim`.
 -- Locks: the claimed rows, and (trying only) the locks of their groups.
 CREATE FUNCTION msgweb.claim_groups(of_destination integer, most integer, of_session integer)
-RETURNS TABLE (id bigint, persistent boolean, deliveries integer, headers bytea, body bytea, group_key text)
+RETURNS TABLE (id bigint, priority smallint, persistent boolean, deliveries integer, headers bytea, body bytea,
+               group_key text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -426,7 +427,7 @@ BEGIN
         WITH held AS (
             UPDATE msgweb.message m SET session = of_session, deliveries = m.deliveries + 1
             WHERE m.id = ANY (taken) RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body, m.group_key)
-        SELECT h.id, h.persistent, h.deliveries, h.headers, h.body, h.group_key FROM held h
+        SELECT h.id, h.priority, h.persistent, h.deliveries, h.headers, h.body, h.group_key FROM held h
         ORDER BY h.priority DESC, h.id;
 END $$;
 
@@ -547,8 +548,7 @@ BEGIN
 END $$;
 CREATE FUNCTION msgweb.free_exclusive() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    WITH freed AS (DELETE FROM msgweb.exclusive_consumer e WHERE e.session = OLD.id RETURNING destination)
-    SELECT msgweb.wake(array_agg(destination)) FROM freed;
+    PERFORM msgweb.leave_exclusive(e.destination, OLD.id) FROM msgweb.exclusive_consumer e WHERE e.session = OLD.id;
     RETURN NULL;
 END $$;
 CREATE TRIGGER free_exclusive AFTER DELETE ON msgweb.session FOR EACH ROW EXECUTE FUNCTION msgweb.free_exclusive();

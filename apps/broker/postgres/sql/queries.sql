@@ -6,9 +6,9 @@
 -- what is ready is asked for in the order of the index over it. `tests/integration/test_broker_plans.py` holds this.
 
 -- name: enter_batch
--- $1 session, $2 the batch's number. Raises MW001 when the session was buried.
--- Locks the session's row FOR KEY SHARE.
-SELECT msgweb.enter_batch($1::int4, $2::int8);
+-- $1 session, $2 the batch's number, $3 the state of the catalogue that the batch was made from. Raises MW001 when the
+-- session was buried, MW002 when the catalogue has changed. Locks the session's row FOR KEY SHARE.
+SELECT msgweb.enter_batch($1::int4, $2::int8, $3::int8);
 
 -- name: relax
 -- For a batch that nobody waits for (acks without a receipt): if it is lost in a crash, its messages come again, marked.
@@ -40,37 +40,90 @@ WITH gone AS (DELETE FROM msgweb.destination WHERE id = $1::int4),
      ready AS (DELETE FROM msgweb.message WHERE destination = $1::int4 AND session IS NULL)
 DELETE FROM msgweb.message WHERE session = $2::int4 AND destination = $1::int4;
 
+-- name: catalogue_version
+-- The state of the catalogue; asked for before what it covers is read, so that what is read is at least as new.
+SELECT version FROM msgweb.catalogue;
+
+-- name: describe
+-- $1 ids. A row for each that there is: id, whether it is paused, exclusive, whether sends to it need msgweb.enqueue,
+-- whether it keeps what is acked.
+SELECT d.id, d.paused, d.exclusive,
+       d.message_ttl IS NOT NULL OR d.max_length IS NOT NULL OR d.max_bytes IS NOT NULL OR d.expires_after IS NOT NULL,
+       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL
+FROM msgweb.destination d WHERE d.id = ANY ($1::int4[]);
+
+-- name: describe_named
+-- $1 namespaces, $2 names: the same for queues by name.
+SELECT d.id, d.paused, d.exclusive,
+       d.message_ttl IS NOT NULL OR d.max_length IS NOT NULL OR d.max_bytes IS NOT NULL OR d.expires_after IS NOT NULL,
+       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL
+FROM unnest($1::text[], $2::text[]) AS u (namespace, name)
+JOIN msgweb.destination d ON d.namespace = u.namespace AND d.kind = 'queue' AND d.name = u.name;
+
+-- name: bindings
+-- Which queues get what is sent to topics: namespace, pattern, queue's name.
+SELECT b.namespace::text, b.pattern, d.name FROM msgweb.binding b JOIN msgweb.destination d ON d.id = b.destination
+ORDER BY b.id;
+
 -- name: insert_messages
--- $1 destinations, $2 priorities, $3 persistent, $4 to be handed over at once, $5 headers, $6 bodies, $7 session,
--- $8 the destinations among which there are such to hand over.
--- One row each, in order: id, whether this session holds it. A hand-over is allowed only where no ready row waits:
--- that keeps the order.
-WITH blocked AS MATERIALIZED (
-    SELECT d FROM unnest($8::int4[]) AS d
-    WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL
-           ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL)
-INSERT INTO msgweb.message (destination, priority, persistent, session, deliveries, headers, body)
-SELECT u.destination, u.priority, u.persistent,
-       CASE WHEN u.hand AND u.destination NOT IN (SELECT d FROM blocked) THEN $7::int4 END,
-       CASE WHEN u.hand AND u.destination NOT IN (SELECT d FROM blocked) THEN 1 ELSE 0 END,
-       u.headers, u.body
-FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bool[], $5::bytea[], $6::bytea[])
-     AS u (destination, priority, persistent, hand, headers, body)
-RETURNING id, session IS NOT NULL;
+-- $1 ids (0: the next), $2 destinations, $3 priorities, $4 persistent, $5 handed over, $6 and still held, $7 headers,
+-- $8 bodies, $9 session.
+INSERT INTO msgweb.message (id, destination, priority, persistent, session, deliveries, headers, body)
+SELECT CASE WHEN u.id = 0 THEN nextval('msgweb.message_id') ELSE u.id END, u.destination, u.priority, u.persistent,
+       CASE WHEN u.held THEN $9::int4 END, u.handed::int4, u.headers, u.body
+FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[])
+     AS u (id, destination, priority, persistent, handed, held, headers, body);
+
+-- name: enqueue_messages
+-- What fits no plain insert: $1 destinations, $2 priorities, $3 persistent, $4 headers, $5 bodies, $6 seconds to live (0:
+-- not limited), $7 seconds of delay, $8 groups, $9 deduplication keys (empty: none), $10 raise rather than report.
+-- One row each, in order: id, outcome, destinations in which something became ready besides; see msgweb.enqueue.
+SELECT e.id, e.outcome, e.ready
+FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::float8[], $7::float8[], $8::text[], $9::text[])
+     AS u (destination, priority, persistent, headers, body, ttl, delay, group_key, deduplication),
+LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
+                       nullif(u.group_key, ''), nullif(u.deduplication, ''), $10::bool) AS e;
+
+-- name: draw
+-- The first of 4,096 ids that are this process's own, for messages that are handed over before they are written. Drawn
+-- after everything else that the batch writes: so they come later in the order.
+SELECT nextval('msgweb.message_id');
 
 -- name: claim
--- $1 destination, $2 at most so many, $3 session. Rows: id, priority, persistent, deliveries, headers, body, in order.
+-- $1 destination, $2 at most so many, $3 session, $4 priorities, highest first, $5 for each of them an id after which to
+-- look. Rows in order: id, priority, persistent, deliveries, headers, body.
 -- Locks the claimed rows; passes over those that another is claiming.
 WITH picked AS MATERIALIZED (
-    SELECT id FROM msgweb.message
-    WHERE destination = $1::int4 AND session IS NULL
-    ORDER BY priority DESC, id LIMIT $2::int4
-    FOR UPDATE SKIP LOCKED),
+    SELECT found.id FROM unnest($4::int2[], $5::int8[]) AS lane (priority, floor),
+    LATERAL (
+        SELECT m.id FROM msgweb.message m
+        WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+          AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
+        ORDER BY m.id LIMIT $2::int4
+        FOR UPDATE SKIP LOCKED) AS found
+    LIMIT $2::int4),
 taken AS (
     UPDATE msgweb.message m SET session = $3::int4, deliveries = m.deliveries + 1
     WHERE m.id = ANY (ARRAY(SELECT p.id FROM picked p))
     RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
-SELECT id, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+SELECT id, priority, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+
+-- name: claim_groups
+-- The same for a queue that holds messages of groups: $1 destination, $2 at most so many, $3 session. A further column: the
+-- message's group.
+SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, g.group_key
+FROM msgweb.claim_groups($1::int4, $2::int4, $3::int4) AS g;
+
+-- name: take_exclusive
+-- $1 destination, $2 session: whether the session may consume it.
+SELECT msgweb.take_exclusive($1::int4, $2::int4);
+
+-- name: leave_exclusive
+SELECT msgweb.leave_exclusive($1::int4, $2::int4);
+
+-- name: be_exclusive
+-- $1 destination: one consumer at a time from now on.
+UPDATE msgweb.destination SET exclusive = true WHERE id = $1::int4 AND NOT exclusive;
 
 -- name: ack_persistent
 -- $1 ids, $2 session: only what this session holds is deleted (fencing). coalesce keeps the planner from
@@ -80,16 +133,31 @@ DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND
 -- name: ack_transient
 DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND coalesce(session, 0) = $2::int4;
 
+-- name: ack_special
+-- $1 ids, $2 session: of queues that keep messages, and of groups. The destinations in which something became ready.
+SELECT msgweb.ack_special($1::int8[], $2::int4);
+
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
 UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND coalesce(session, 0) = $2::int4;
 
+-- name: reject
+-- $1 ids, $2 session, $3 seconds until they come again (negative: as the queue says), $4 to the dead letters at once.
+-- The destinations in which something became ready.
+SELECT msgweb.reject($1::int8[], $2::int4, ARRAY(SELECT CASE WHEN d >= 0 THEN d END FROM unnest($3::float8[]) AS d), $4::bool[]);
+
 -- name: wake
--- $1 destinations that this batch touched, at most WAKE_LIMIT: one notification for those in which something is ready
--- for others.
-SELECT pg_notify('msgweb_ready', string_agg(d::text, ',')) FROM unnest($1::int4[]) AS d
-WHERE (SELECT m.id FROM msgweb.message m WHERE m.destination = d AND m.session IS NULL
-       ORDER BY m.priority DESC, m.id LIMIT 1) IS NOT NULL
+-- $1 destinations that this batch touched, $2 priorities, $3 ids after which to look: as for `claim`, a row for each
+-- destination and priority, those of a destination in a row; at most WAKE_LIMIT destinations. One notification for those
+-- in which something is ready for others: `<destination>:<the lowest ready id>`, with a `g` where it is of a group.
+SELECT pg_notify('msgweb_ready', string_agg(line, ',')) FROM (
+    SELECT lane.destination || ':' || min(found.id) || CASE WHEN bool_or(found.grouped) THEN 'g' ELSE '' END AS line
+    FROM unnest($1::int4[], $2::int2[], $3::int8[]) AS lane (destination, priority, floor),
+    LATERAL (
+        SELECT m.id, m.group_key IS NOT NULL AS grouped FROM msgweb.message m
+        WHERE m.destination = lane.destination AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+        ORDER BY m.id LIMIT 1) AS found
+    GROUP BY lane.destination) AS lines
 HAVING count(*) > 0;
 
 -- name: publish
