@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from django.db import DatabaseError, connections
 
+from apps.broker.errors import QueueFull
 from apps.broker.headers import encode_headers
 from msgweb.errors import BadDestination, BadMessage, NotFound
 
@@ -21,6 +22,10 @@ def send(
     content_type: str | None = None,
     persistent: bool = True,
     priority: int = 4,
+    ttl: float | None = None,
+    delay: float = 0.0,
+    group: str | None = None,
+    deduplication: str | None = None,
     using: str = "default",
 ) -> int | None:
     """Send a message to a queue or a topic.
@@ -32,14 +37,19 @@ def send(
         headers: the message's own headers; `content_type` adds one.
         persistent: whether it survives a crash of Postgres.
         priority: 0 to 9, higher first.
+        ttl: seconds from when it is available until it expires.
+        delay: seconds until it is available.
+        group: messages of one group are processed one at a time, in order.
+        deduplication: a key: a second message with it within the queue's window is dropped.
         using: Django's name of the database connection whose transaction it joins.
 
     Returns:
-        The message's id; None for a topic, and for a reply queue that has ended (the message is dropped).
+        The message's id; None for a topic, for a duplicate, and for a reply queue that has ended (it is dropped).
 
     Raises:
         BadDestination, BadMessage: it cannot be sent like that.
         NotFound: there is no such namespace.
+        QueueFull: the queue's limit refuses it.
     """
     wire = dict(headers or {})
     if content_type is not None:
@@ -51,8 +61,11 @@ def send(
     try:
         with connections[using].cursor() as cursor:
             cursor.execute(
-                "SELECT msgweb.send(%s, %s, %s::bytea, %s::jsonb, %s, %s)",
-                [namespace, destination, data, json.dumps(wire), persistent, priority],
+                "SELECT msgweb.send(%s, %s, %s::bytea, %s::jsonb, %s, %s, %s, %s, %s, %s)",
+                [
+                    *(namespace, destination, data, json.dumps(wire), persistent, priority),
+                    *(ttl, delay, group, deduplication),
+                ],
             )
             (message_id,) = cursor.fetchone()
     except DatabaseError as error:
@@ -62,5 +75,7 @@ def send(
             raise BadDestination(text) from error
         if state == "MW404":
             raise NotFound(text) from error
+        if state == "MW413":
+            raise QueueFull(text) from error
         raise
     return None if message_id is None else int(message_id)

@@ -2,54 +2,19 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import psycopg
 import pytest
 from django.db import connections, transaction
 
-from apps.accounts.models import Namespace
 from apps.broker import outbox
-from apps.broker.engine import Address, Engine, Message, Unit
+from apps.broker.engine import Address, Message, Unit
 from apps.broker.postgres import PostgresEngine
 from msgweb.errors import BadDestination, BadMessage, NotFound, SessionLost, Unavailable
+from tests.conformance.conftest import NAMESPACE, OpenEngine
 from tests.conformance.engines import Recorder, done, send, sync
 
 pytestmark = pytest.mark.django_db(transaction=True)
-NAMESPACE = "conformance.test"
-
-OpenEngine = Callable[[], Awaitable[Engine]]
-Scenario = Callable[[OpenEngine, Address], Awaitable[None]]
-
-
-@pytest.fixture
-def play(conninfo: str) -> Callable[[Scenario], None]:
-    """Run a scenario with engines of its own and a queue that nobody else has."""
-    Namespace.objects.create(name=NAMESPACE)
-    queue = Address(NAMESPACE, "queue", f"q-{uuid.uuid4()}")
-
-    @asynccontextmanager
-    async def engines() -> AsyncIterator[OpenEngine]:
-        opened: list[PostgresEngine] = []
-
-        async def open_engine() -> Engine:
-            engine = PostgresEngine(conninfo)
-            await engine.start()
-            opened.append(engine)
-            return engine
-
-        try:
-            yield open_engine
-        finally:
-            for engine in opened:
-                await engine.close()
-
-    async def run(scenario: Scenario) -> None:
-        async with engines() as open_engine:
-            await scenario(open_engine, queue)
-
-    return lambda scenario: asyncio.run(run(scenario))
 
 
 @pytest.mark.parametrize("persistent", [True, False])

@@ -8,14 +8,16 @@ from psycopg import pq
 from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Options
 from apps.broker.postgres import packing
 from apps.broker.postgres.pipeline import Step
-from apps.broker.postgres.queues import LANES, Queue
+from apps.broker.postgres.queues import LANES, Queue, Scan
 
 WAKE_LIMIT = 240  # queues a notification: 33 bytes each at the most, and a notification holds 7,999
 TRANSIENT, PERSISTENT, SPECIAL = range(3)  # how an ack deletes: SPECIAL are groups, and queues that keep what was acked
+SCAN_LIMIT = 500  # messages that a selector looks at in one batch
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
 UNNUMBERED = MessageId(0)
 
+Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]]]
 Results = Sequence[pq.abc.PGresult]
 
 
@@ -85,6 +87,7 @@ class Batch:
         contended: it takes locks that others may hold for long; it waits for them briefly.
         drawn: the first of the ids that were drawn; 0: none were.
         became_ready: destinations in which something became ready besides.
+        left: claimed messages that their consumer cannot take any more.
         delayed: something may have become due earlier than anything before.
     """
 
@@ -99,24 +102,28 @@ class Batch:
     low: bool
     touched: set[Queue] = field(default_factory=set)
     claims: list[tuple[Queue, int]] = field(default_factory=list)
+    scans: list[tuple[Queue, Scan]] = field(default_factory=list)
     full: list[Operation] = field(default_factory=list)
     contended: bool = False
     drawn: int = 0
     became_ready: list[int] = field(default_factory=list)
     delayed: bool = False
+    left: list[Delivery] = field(default_factory=list)
+    _chosen: list[tuple[Scan, list[MessageId]]] = field(default_factory=list)
     _unhanded: bool = False
     _sent: list[tuple[Queue, int]] = field(default_factory=list)
     _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
     _readers: list[tuple[int, Callable[[pq.abc.PGresult], None]]] = field(default_factory=list)
 
-    def steps(self, queues: dict[Address, Queue], claimable: Callable[[], list[tuple[Queue, int]]]) -> list[Step]:
+    def steps(self, queues: dict[Address, Queue], claimable: Callable[[], Claimable]) -> list[Step]:
         """The statements, in order: sends, acks and releases, claims, wake-ups. Empty if there is nothing to write.
 
         Args:
             queues: every queue of a message in the batch, resolved; an id of 0 drops its messages (a reply queue
                 that has ended).
-            claimable: from which queues to claim, and how many; asked once the sends are known.
+            claimable: from which queues to claim, and how many, and for which selectors to look; asked once the
+                sends are known.
         """
         session = packing.int4(self.session)
         acks: tuple[list[MessageId], list[MessageId], list[MessageId]] = ([], [], [])
@@ -158,10 +165,14 @@ class Batch:
             self._step("reject", *arrays, reader=self._ready)
             self.delayed = True
             self.contended = True
-        self.claims = claimable()
-        relaxed = bool(self._steps) and not self.claims and not any(op.lasting for op in self.operations)
+        self.claims, self.scans = claimable()
+        relaxed = (
+            bool(self._steps) and not (self.claims or self.scans) and not any(op.lasting for op in self.operations)
+        )
         for queue, limit in self.claims:
             self._claim(queue, limit, session)
+        for queue, scan in self.scans:
+            self._scan(queue, scan, session)
         if self.announce:
             self._announce()
         if not self._steps:
@@ -209,7 +220,7 @@ class Batch:
                     special.add(queue)
                 if not operation.holder:
                     if queue.subscriptions:
-                        queue.waiting = True
+                        queue.expect()
                     self.touched.add(queue)
                     self._unhanded = self._unhanded or not operation.handed
                 plain.append(Sent(queue, message, operation))
@@ -305,6 +316,45 @@ class Batch:
         else:
             floors = packing.int8_array(list(queue.floors.values()))
             self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
+
+    def _scan(self, queue: Queue, scan: Scan, session: bytes) -> None:
+        chosen, scan.chosen = scan.chosen, []
+        self._chosen.append((scan, chosen))
+        if chosen:
+
+            def claimed(result: pq.abc.PGresult) -> None:
+                self.left.extend(queue.hand_chosen(scan, _claimed(queue, result, raise_floors=False)))
+
+            self._step("claim_chosen", packing.int8_array(chosen), session, reader=claimed)
+        limit = SCAN_LIMIT
+        if scan.waiting and scan.room() > len(chosen):
+            scan.waiting = False
+            lowered = queue.lowered
+
+            def browsed(result: pq.abc.PGresult) -> None:
+                value = result.get_value
+                scan.waiting = scan.waiting or result.ntuples >= limit
+                if queue.lowered != lowered:
+                    return
+                for row in range(result.ntuples):
+                    if scan.room() <= 0:
+                        scan.waiting = True
+                        break
+                    identifier = MessageId(packing.unpack_int(value(row, 0)))
+                    lane = packing.unpack_int(value(row, 1))
+                    scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
+
+            floors = packing.int8_array(list(scan.floors.values()))
+            self._step("browse", packing.int4(queue.id or 0), packing.int4(limit), _LANES, floors, reader=browsed)
+
+    def failed(self) -> None:
+        """It was not committed: what it would have claimed is still there."""
+        for queue, _ in self.claims:
+            queue.waiting = True
+            queue.claiming = False
+        for scan, chosen in self._chosen:
+            scan.chosen = chosen + scan.chosen
+            scan.waiting = True
 
     def _ready(self, result: pq.abc.PGresult) -> None:
         self.became_ready.extend(packing.unpack_int4_array(result.get_value(0, 0)))

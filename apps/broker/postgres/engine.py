@@ -23,7 +23,7 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.headers import escape_header
-from apps.broker.postgres.batch import PERSISTENT, SPECIAL, TRANSIENT, Operation
+from apps.broker.postgres.batch import PERSISTENT, SPECIAL, TRANSIENT, Claimable, Operation
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.listener import Listener
@@ -65,6 +65,7 @@ class PostgresEngine:
             "priority",
             "reply-queues",
             "retention",
+            "selectors",
             "topic-wildcards",
             "transactions",
             "ttl",
@@ -191,7 +192,7 @@ class PostgresEngine:
             if message.options is None and queue.immediate and self._hand_over(queue, operation):
                 pass
             else:
-                queue.waiting = True
+                queue.expect()
         self._writer.add(operation)
 
     def _send_to_topic(self, message: Message, done: Done | None) -> None:
@@ -436,13 +437,21 @@ class PostgresEngine:
             if queue.id:
                 self._by_id[queue.id] = queue
 
-    def claimable(self) -> list[tuple[Queue, int]]:
-        """Where something may wait and somebody here could take it: the queues, and how many to claim."""
-        return [
-            (queue, limit)
-            for queue in self._consumed.values()
-            if queue.waiting and queue.id and queue.id > 0 and not queue.paused and (limit := queue.claim_limit())
-        ]
+    def claimable(self) -> Claimable:
+        """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
+        selectors that have more to look at."""
+        claims, scans = [], []
+        for queue in self._consumed.values():
+            if not queue.id or queue.id < 0 or queue.paused:
+                continue
+            if queue.waiting and (limit := queue.claim_limit() or (queue.exclusive and not queue.active)):
+                claims.append((queue, int(limit)))
+            for scan in queue.scans:
+                if queue.exclusive and not (queue.active and scan.subscription is queue.subscriptions[0]):
+                    continue
+                if scan.chosen or (scan.waiting and scan.room() > 0):
+                    scans.append((queue, scan))
+        return claims, scans
 
     def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
         """Deliver; returns the ids of what nobody could take."""

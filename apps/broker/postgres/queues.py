@@ -4,7 +4,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from apps.broker.engine import Address, Delivery, Subscription
+from apps.broker.engine import Address, Delivery, MessageId, Subscription
+from apps.broker.headers import decode_headers
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.statistics import Counts
 
@@ -15,6 +16,38 @@ CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far
 LANES = tuple(range(9, -1, -1))  # priorities in the order of delivery
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
+
+
+class Scan:
+    """Where a subscription with a selector has come to in its queue.
+
+    Attributes:
+        floors: for each lane the id up to which everything was looked at.
+        waiting: there may be more behind that.
+        chosen: ids of messages that match, to be claimed.
+    """
+
+    __slots__ = ("chosen", "floors", "subscription", "waiting")
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.floors = dict.fromkeys(LANES, 0)
+        self.waiting = True
+        self.chosen: list[MessageId] = []
+
+    def room(self) -> int:
+        """How many more messages the subscription could take."""
+        return self.subscription.credit - len(self.subscription.held) - len(self.chosen)
+
+    def look_at(self, message_id: MessageId, lane: int, persistent: bool, headers: bytes) -> None:
+        """Choose the message if the selector matches it."""
+        self.floors[lane] = message_id
+        fields = decode_headers(headers)
+        fields.setdefault("priority", str(lane))
+        fields.setdefault("persistent", "true" if persistent else "false")
+        selector = self.subscription.selector
+        if selector is None or selector.matches(fields):
+            self.chosen.append(message_id)
 
 
 class Queue:
@@ -52,6 +85,7 @@ class Queue:
         "owned",
         "paused",
         "rotation",
+        "scans",
         "special",
         "sticky",
         "subscriptions",
@@ -64,6 +98,7 @@ class Queue:
         self.owned = owned
         self.subscriptions: list[Subscription] = []
         self.rotation = 0
+        self.scans: list[Scan] = []
         self.waiting = True
         self.claiming = False
         self.mean_size = 1024.0 * 1024  # before anything is known, a claim is small
@@ -96,6 +131,7 @@ class Queue:
             or self.special
             or self.keeps
             or self.grouped
+            or self.scans
             or not self.id
         )
 
@@ -104,9 +140,16 @@ class Queue:
         self.waiting = True
         self.lowered += 1
         floor = max(message_id - 1, 0)
-        for lane, known in self.floors.items():
-            if known > floor:
-                self.floors[lane] = floor
+        _lower(self.floors, floor)
+        for scan in self.scans:
+            _lower(scan.floors, floor)
+            scan.waiting = True
+
+    def expect(self) -> None:
+        """A message is on its way into it: look again."""
+        self.waiting = True
+        for scan in self.scans:
+            scan.waiting = True
 
     def add(self, subscription: Subscription) -> None:
         """A local consumer has come."""
@@ -114,16 +157,22 @@ class Queue:
         while place and self.subscriptions[place - 1].priority < subscription.priority:
             place -= 1
         self.subscriptions.insert(place, subscription)
+        if subscription.selector is not None:
+            self.scans.append(Scan(subscription))
         self.waiting = True
 
     def remove(self, subscription: Subscription) -> None:
         """A local consumer has gone."""
         self.subscriptions.remove(subscription)
+        self.scans = [scan for scan in self.scans if scan.subscription is not subscription]
         for group in [group for group, owner in self.sticky.items() if owner is subscription]:
             del self.sticky[group]
 
     def _served(self) -> Sequence[Subscription]:
-        return self.subscriptions[:1] if self.exclusive else self.subscriptions
+        subscriptions = self.subscriptions[:1] if self.exclusive else self.subscriptions
+        if self.scans:
+            return [subscription for subscription in subscriptions if subscription.selector is None]
+        return subscriptions
 
     def capacity(self) -> int:
         """How many messages the local subscriptions could take now."""
@@ -175,6 +224,13 @@ class Queue:
             self._hand(subscription, share)
         return left
 
+    def hand_chosen(self, scan: Scan, deliveries: list[Delivery]) -> list[Delivery]:
+        """Hand messages to a subscription with a selector; returns what it cannot take any more."""
+        subscription = scan.subscription
+        free = 0 if subscription.closed else subscription.credit - len(subscription.held)
+        self._hand(subscription, deliveries[: max(free, 0)])
+        return deliveries[max(free, 0) :]
+
     def _bound(
         self, deliveries: list[Delivery], subscriptions: Sequence[Subscription], free_of: list[int]
     ) -> dict[int, int]:
@@ -208,6 +264,12 @@ class Queue:
         counts.delivered_bytes += int(mean * len(deliveries))
         counts.redelivered += sum(1 for delivery in deliveries if delivery.deliveries > 1)
         guarded(subscription.consumer.deliver, subscription, deliveries)  # what it fails to take it holds until it goes
+
+
+def _lower(floors: dict[int, int], floor: int) -> None:
+    for lane, known in floors.items():
+        if known > floor:
+            floors[lane] = floor
 
 
 def _levels(subscriptions: Sequence[Subscription]) -> list[tuple[int, int]]:

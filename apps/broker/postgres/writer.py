@@ -16,14 +16,15 @@ import psycopg
 from psycopg import pq
 
 from apps.broker.engine import REPLY_PREFIX, Address, Delivery, Message, MessageId, SessionId
+from apps.broker.errors import QueueFull
 from apps.broker.postgres import packing, topics
-from apps.broker.postgres.batch import Batch, Operation
+from apps.broker.postgres.batch import Batch, Claimable, Operation
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import Described, read_described
 from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step, first_line
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sql import QUERIES
-from msgweb.errors import BadMessage, LimitExceeded, MsgwebError, NotFound, SessionLost, Unavailable
+from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +41,6 @@ RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well s
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
 
 Outcome = list[pq.abc.PGresult] | StatementFailed | ConnectionLost
-
-
-class QueueFull(LimitExceeded):
-    """A queue with a limit that refuses what is above it (`overflow` is `refuse`)."""
-
-    code = "queue_full"
 
 
 class Host(Protocol):
@@ -69,7 +64,7 @@ class Host(Protocol):
     def resolved(self) -> None:
         """Ids have come."""
 
-    def claimable(self) -> list[tuple[Queue, int]]: ...
+    def claimable(self) -> Claimable: ...
 
     @property
     def version(self) -> int:
@@ -251,7 +246,7 @@ class Writer:
             self._busy = True
             self._reload()
             return
-        if not operations and not self._topics and not unresolved and not self._host.claimable():
+        if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
             if self._parked:
                 return
             for waiter in self._idle:
@@ -472,6 +467,9 @@ class Writer:
                 stranded.extend(left)
                 queue.lower(min(left))
                 self._touched.add(queue)
+        for delivery in batch.left:
+            stranded.append(delivery.id)
+            self._host.queue(delivery.address).lower(delivery.id)
         if stranded:
             self.add(Operation(releases=stranded, session=batch.session))
         if batch.became_ready:
@@ -543,9 +541,7 @@ class Writer:
             return
         if batch is not None:
             self._touched |= batch.touched
-            for queue, _ in batch.claims:
-                queue.waiting = True
-                queue.claiming = False
+            batch.failed()
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", first_line(error))
             self._recover(operations, batch)

@@ -114,6 +114,29 @@ SELECT id, priority, persistent, deliveries, headers, body FROM taken ORDER BY p
 SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, g.group_key
 FROM msgweb.claim_groups($1::int4, $2::int4, $3::int4) AS g;
 
+-- name: browse
+-- For a consumer with a selector: $1 destination, $2 at most so many, $3 priorities, $4 for each of them an id after which
+-- to look. Rows in order: id, priority, persistent, headers. Locks nothing.
+SELECT found.id, found.priority, found.persistent, found.headers
+FROM unnest($3::int2[], $4::int8[]) AS lane (priority, floor),
+LATERAL (
+    SELECT m.id, m.priority, m.persistent, m.headers FROM msgweb.message m
+    WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+      AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
+    ORDER BY m.id LIMIT $2::int4) AS found
+LIMIT $2::int4;
+
+-- name: claim_chosen
+-- $1 ids that were found by `browse`, $2 session. Rows as `claim` has them, without those that others have taken meanwhile.
+WITH picked AS MATERIALIZED (
+    SELECT m.id FROM msgweb.message m WHERE m.id = ANY ($1::int8[]) AND coalesce(m.session, -9) = -9
+    FOR UPDATE SKIP LOCKED),
+taken AS (
+    UPDATE msgweb.message m SET session = $2::int4, deliveries = m.deliveries + 1
+    WHERE m.id = ANY (ARRAY(SELECT p.id FROM picked p))
+    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
+SELECT id, priority, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+
 -- name: take_exclusive
 -- $1 destination, $2 session: whether the session may consume it.
 SELECT msgweb.take_exclusive($1::int4, $2::int4);
