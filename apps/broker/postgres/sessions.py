@@ -227,7 +227,8 @@ class SessionKeeper:
                 logger.exception("keeping the session failed in an unforeseen way; it is tried again")
             try:
                 pause = self._pause if self._pause < ROUND else ROUND * _jitter.uniform(0.8, 1.2)
-                await asyncio.wait_for(self._look.wait(), max(pause, DUE_GAP))
+                async with asyncio.timeout(max(pause, DUE_GAP)):  # wait_for may swallow the cancellation by `close`
+                    await self._look.wait()
                 await asyncio.sleep(
                     RETRY if self._renewed == 0.0 else DUE_GAP
                 )  # many calls that come at once are one look
