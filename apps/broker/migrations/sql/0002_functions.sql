@@ -516,21 +516,12 @@ BEGIN
     END LOOP;
 END $$;
 
--- The first statement of every batch, from now on. Refuses a session that was buried (MW001), and what was made from an
--- old state of the catalogue (MW002). Locks: the session's row FOR KEY SHARE until the end of the transaction.
-CREATE FUNCTION msgweb.enter_batch(of_session integer, batch_number bigint, known_version bigint) RETURNS void
-LANGUAGE plpgsql AS $$
+-- Refuse from within a statement, with a SQLSTATE of ours.
+CREATE FUNCTION msgweb.refuse(code text, message text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM 1 FROM msgweb.session WHERE id = of_session FOR KEY SHARE;
-    IF NOT FOUND THEN
-        RAISE EXCEPTION 'session % was taken for dead', of_session USING ERRCODE = 'MW001';
-    END IF;
-    IF (SELECT version FROM msgweb.catalogue) <> known_version THEN
-        RAISE EXCEPTION 'the catalogue has changed' USING ERRCODE = 'MW002';
-    END IF;
-    INSERT INTO msgweb.batch (session, number) VALUES (of_session, batch_number);
+    RAISE EXCEPTION '%', message USING ERRCODE = code;
 END $$;
-DROP FUNCTION msgweb.enter_batch(integer, bigint);
+DROP FUNCTION msgweb.enter_batch(integer, bigint);  -- a statement of the writer's has taken its place: queries.sql
 
 -- Consume an exclusive queue. Returns whether the session is its consumer now.
 CREATE FUNCTION msgweb.take_exclusive(of_destination integer, of_session integer) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -8,7 +8,15 @@
 -- name: enter_batch
 -- $1 session, $2 the batch's number, $3 the state of the catalogue that the batch was made from. Raises MW001 when the
 -- session was buried, MW002 when the catalogue has changed. Locks the session's row FOR KEY SHARE.
-SELECT msgweb.enter_batch($1::int4, $2::int8, $3::int8);
+-- It is the first statement of every batch.
+WITH fence AS MATERIALIZED (SELECT id FROM msgweb.session WHERE id = $1::int4 FOR KEY SHARE)
+INSERT INTO msgweb.batch (session, number)
+SELECT $1::int4, $2::int8
+WHERE CASE WHEN (SELECT count(*) FROM fence) = 0
+               THEN msgweb.refuse('MW001', 'this session was taken for dead')
+           WHEN (SELECT version FROM msgweb.catalogue) <> $3::int8
+               THEN msgweb.refuse('MW002', 'the catalogue has changed')
+           ELSE true END;
 
 -- name: relax
 -- For a batch that nobody waits for (acks without a receipt): if it is lost in a crash, its messages come again, marked.
