@@ -1,9 +1,13 @@
 """What the conformance suite drives an engine with: consumers that record, and waits that end on events."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 
+import psycopg
+
 from apps.broker.engine import Address, Delivery, Engine, Message, MessageId, Subscription
+from apps.broker.postgres import PostgresEngine
 from msgweb.errors import MsgwebError
 
 DEADLINE = 15.0  # seconds until a wait has failed
@@ -50,6 +54,13 @@ class Recorder:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def sleep(self) -> None:
+        """Wait until something comes, or a moment has passed: something may have come to another."""
+        self._changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await self._changed.wait()
+
     async def count(self, number: int) -> None:
         """Wait until so many messages came."""
         await self.until(lambda: len(self.deliveries) >= number)
@@ -71,6 +82,20 @@ async def send(engine: Engine, address: Address, *bodies: bytes, persistent: boo
         engine.send(Message(address, body, persistent=persistent, priority=priority))
     last = Message(address, bodies[-1], persistent=persistent, priority=priority)
     await done(lambda callback: engine.send(last, callback))
+
+
+async def abandon(engine: PostgresEngine, conninfo: str) -> None:
+    """As if the process had been killed: its connections end, and the others find it dead at once."""
+    session = engine.session
+    engine._keeper._task.cancel()
+    await asyncio.gather(engine._keeper._task, return_exceptions=True)
+    engine._writer._closing = True
+    if engine._writer._pipeline is not None:
+        engine._writer._pipeline.close()
+    await engine._listener.close()
+    await engine._keeper._connection.close()
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4])", [session])
 
 
 async def sync(engine: Engine, address: Address) -> None:

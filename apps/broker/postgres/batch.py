@@ -261,7 +261,7 @@ class Batch:
         options = [one.message.options or _NO_OPTIONS for one in sent]
         for one, option in zip(sent, options, strict=True):
             if option.group is not None:
-                one.queue.grouped = True
+                one.queue.expect_groups()
 
         def read(result: pq.abc.PGresult) -> None:
             for row, one in enumerate(sent):
@@ -309,7 +309,7 @@ class Batch:
             if result.ntuples >= limit:
                 queue.waiting = True
             if result.ntuples:
-                self._spread.append((queue, _claimed(queue, result, queue.lowered == lowered)))
+                self._spread.append((queue, _claimed(queue, result, queue.lowered == lowered and not queue.grouped)))
 
         if queue.grouped:
             self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)

@@ -476,7 +476,7 @@ class PostgresEngine:
             if queue.owned or not queue.id or queue.id < 0:
                 continue
             if queue.id in described:
-                queue.settle(*described[queue.id])
+                queue.settle(described[queue.id])
                 continue
             self._by_id.pop(queue.id, None)
             queue.id = None
@@ -592,7 +592,8 @@ class PostgresEngine:
                 known = self._by_id.get(queue_id)
                 if known is not None:
                     known.lower(first)
-                    known.grouped = known.grouped or grouped
+                    if grouped:
+                        known.expect_groups()
         self._writer.wake()
 
     def _sessions_changed(self, what: str) -> None:

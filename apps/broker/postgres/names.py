@@ -14,12 +14,13 @@ class Described(NamedTuple):
     exclusive: bool
     special: bool
     keeps: bool
+    grouped: bool
 
 
 def read_described(result: pq.abc.PGresult) -> dict[int, Described]:
     """The rows of an answer, by id."""
     value = result.get_value
     return {
-        packing.unpack_int(value(row, 0)): Described(*(value(row, column) == b"\x01" for column in range(1, 5)))
+        packing.unpack_int(value(row, 0)): Described(*(value(row, column) == b"\x01" for column in range(1, 6)))
         for row in range(result.ntuples)
     }

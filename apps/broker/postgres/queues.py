@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
 from apps.broker.headers import decode_headers
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.names import Described
 from apps.broker.postgres.statistics import Counts
 
 if TYPE_CHECKING:
@@ -114,11 +115,14 @@ class Queue:
         self.sticky: OrderedDict[str, Subscription] = OrderedDict()
         self.counts = Counts()
 
-    def settle(self, paused: bool, exclusive: bool, special: bool, keeps: bool) -> None:
+    def settle(self, described: Described) -> None:
         """Its settings, as they are now."""
+        paused, exclusive, special, keeps, grouped = described
         if (self.paused and not paused) or self.exclusive != exclusive:
             self.waiting = True
         self.paused, self.exclusive, self.special, self.keeps = paused, exclusive, special, keeps
+        if grouped:
+            self.expect_groups()
 
     @property
     def immediate(self) -> bool:
@@ -144,6 +148,12 @@ class Queue:
         for scan in self.scans:
             _lower(scan.floors, floor)
             scan.waiting = True
+
+    def expect_groups(self) -> None:
+        """There may be messages of groups: what is ready behind another one's back is not known by a floor."""
+        if not self.grouped:
+            self.grouped = True
+            self.lower()
 
     def expect(self) -> None:
         """A message is on its way into it: look again."""

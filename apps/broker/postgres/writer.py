@@ -323,7 +323,7 @@ class Writer:
                 for place, queue in enumerate(plain):
                     queue.id = packing.unpack_int(outcome[1].get_value(place, 0))
                     if queue.id in described:
-                        queue.settle(*described[queue.id])
+                        queue.settle(described[queue.id])
                 for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
                     queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
                 resolved.extend(names)

@@ -74,15 +74,17 @@ BEGIN
     SELECT id INTO next_id FROM msgweb.message
     WHERE destination = of_destination AND group_key = of_group AND session = 0 ORDER BY id LIMIT 1
     FOR UPDATE SKIP LOCKED;
-    IF next_id IS NULL THEN
-        RETURN false;
-    END IF;
     IF EXISTS (SELECT FROM msgweb.message m WHERE m.destination = of_destination AND m.group_key = of_group
                AND m.session > 0)
        OR EXISTS (SELECT FROM msgweb.message m WHERE m.destination = of_destination AND m.group_key = of_group
-                  AND m.session = -1 AND m.deliveries > 0)
-       OR EXISTS (SELECT FROM msgweb.message m WHERE m.destination = of_destination AND m.group_key = of_group
-                  AND m.session IS NULL AND m.id < next_id) THEN
+                  AND m.session = -1 AND m.deliveries > 0) THEN
+        RETURN false;
+    END IF;
+    IF EXISTS (SELECT FROM msgweb.message m WHERE m.destination = of_destination AND m.group_key = of_group
+               AND m.session IS NULL AND m.id < coalesce(next_id, m.id + 1)) THEN
+        RETURN true;  -- who looked at it while the group was locked passed over it
+    END IF;
+    IF next_id IS NULL THEN
         RETURN false;
     END IF;
     UPDATE msgweb.message SET session = NULL WHERE id = next_id AND group_key IS NOT NULL;
@@ -288,6 +290,10 @@ BEGIN
             outcome := 'duplicate';
             RETURN;
         END IF;
+    END IF;
+    IF group_key IS NOT NULL AND NOT queue.grouped THEN
+        UPDATE msgweb.destination d SET grouped = true WHERE d.id = (
+            SELECT x.id FROM msgweb.destination x WHERE x.id = target AND NOT x.grouped FOR NO KEY UPDATE SKIP LOCKED);
     END IF;
     ttl := least(ttl, queue.message_ttl);
     available := clock_timestamp() + make_interval(secs => coalesce(delay, 0));

@@ -17,6 +17,7 @@ ALTER TABLE msgweb.destination
     ADD deduplication      double precision CHECK (deduplication > 0),          -- seconds; default: 10 minutes
     ADD keep_for           double precision CHECK (keep_for > 0),               -- seconds that acked messages are kept
     ADD keep_messages      bigint CHECK (keep_messages > 0),                    -- how many acked messages are kept
+    ADD grouped            boolean NOT NULL DEFAULT false,                      -- messages of groups were sent to it
     ADD used_at            timestamptz NOT NULL DEFAULT clock_timestamp();      -- of a queue with expires_after
 
 -- The number of the catalogue's state. Processes keep settings and ids in memory; every batch says which state it knows,

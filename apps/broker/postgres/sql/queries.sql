@@ -54,17 +54,17 @@ SELECT version FROM msgweb.catalogue;
 
 -- name: describe
 -- $1 ids. A row for each that there is: id, whether it is paused, exclusive, whether sends to it need msgweb.enqueue,
--- whether it keeps what is acked.
+-- whether it keeps what is acked, whether there may be messages of groups.
 SELECT d.id, d.paused, d.exclusive,
        d.message_ttl IS NOT NULL OR d.max_length IS NOT NULL OR d.max_bytes IS NOT NULL OR d.expires_after IS NOT NULL,
-       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL
+       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL, d.grouped
 FROM msgweb.destination d WHERE d.id = ANY ($1::int4[]);
 
 -- name: describe_named
 -- $1 namespaces, $2 names: the same for queues by name.
 SELECT d.id, d.paused, d.exclusive,
        d.message_ttl IS NOT NULL OR d.max_length IS NOT NULL OR d.max_bytes IS NOT NULL OR d.expires_after IS NOT NULL,
-       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL
+       d.keep_for IS NOT NULL OR d.keep_messages IS NOT NULL, d.grouped
 FROM unnest($1::text[], $2::text[]) AS u (namespace, name)
 JOIN msgweb.destination d ON d.namespace = u.namespace AND d.kind = 'queue' AND d.name = u.name;
 
