@@ -9,7 +9,7 @@ import pytest
 from django.db import connections, transaction
 
 from apps.broker import outbox
-from apps.broker.engine import Address, Engine, Message, Options, Refusal, Unit
+from apps.broker.engine import Address, Engine, Message, Options, Refusal, Repeat, Unit
 from apps.broker.headers import decode_headers
 from msgweb.errors import LimitExceeded
 from tests.conformance.conftest import NAMESPACE, OpenEngine
@@ -95,6 +95,22 @@ def test_a_delayed_message_of_a_process_that_has_gone_comes_all_the_same(play):
         consumer = Recorder(other, acks=True)
         other.subscribe(queue, consumer, 10)
         await consumer.count(1)
+
+    play(scenario)
+
+
+def test_a_repeated_message_comes_as_often_as_was_asked_for(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        consumer = Recorder(engine, acks=True)
+        engine.subscribe(queue, consumer, 10)
+        begun = time.monotonic()
+        await send_with(engine, queue, b"again", delay=0.2, repeat=Repeat(period=1.0, count=3))
+        await consumer.count(3)
+        assert time.monotonic() - begun >= 2.2
+        await sync(engine, queue)
+        assert consumer.bodies == [b"again"] * 3
+        assert "schedule-id" in decode_headers(consumer.deliveries[0].headers)
 
     play(scenario)
 

@@ -148,9 +148,12 @@ class Batch:
         if plain:
             self._step("insert_messages", *self._insert(plain), session)
         for strict in (False, True):
-            some = [sent for sent in special if sent.operation.unit == strict]
+            some = [sent for sent in special if sent.operation.unit == strict and not _repeats(sent.message)]
             if some:
                 self._enqueue(some, strict)
+        for sent in special:
+            if _repeats(sent.message):
+                self._add_schedule(sent)
         for kind, name in ((PERSISTENT, "ack_persistent"), (TRANSIENT, "ack_transient")):
             if acks[kind]:
                 self._step(name, packing.int8_array(acks[kind]), session)
@@ -197,7 +200,9 @@ class Batch:
             reader(results[place])
         return self._spread
 
-    def _step(self, name: str, *parameters: bytes, reader: Callable[[pq.abc.PGresult], None] | None = None) -> None:
+    def _step(
+        self, name: str, *parameters: bytes | None, reader: Callable[[pq.abc.PGresult], None] | None = None
+    ) -> None:
         if reader is not None:
             self._readers.append((len(self._steps), reader))
         self._steps.append((name, parameters))
@@ -286,6 +291,28 @@ class Batch:
             reader=read,
         )
         self.contended = True
+
+    def _add_schedule(self, sent: Sent) -> None:
+        message, options = sent.message, sent.message.options
+        assert options is not None
+        assert options.repeat is not None
+        repeat = options.repeat
+        self._step(
+            "add_schedule",
+            packing.int4(sent.queue.id or 0),
+            None if repeat.cron is None else repeat.cron.encode(),
+            repeat.timezone.encode(),
+            None if repeat.period is None else packing.float8(repeat.period),
+            None if repeat.count is None else packing.int8(repeat.count),
+            packing.int4(message.priority),
+            b"\x01" if message.persistent else b"\x00",
+            None if options.ttl is None else packing.float8(options.ttl),
+            None if options.group is None else options.group.encode(),
+            message.headers,
+            message.body,
+            packing.float8(options.delay),
+        )
+        self.delayed = True
 
     # -- claims
 
@@ -379,6 +406,10 @@ class Batch:
         own = str(self.session).encode()
         for payload in self.large_payloads:
             self._step("publish_large", own, payload)
+
+
+def _repeats(message: Message) -> bool:
+    return message.options is not None and message.options.repeat is not None
 
 
 def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[Delivery]:

@@ -63,6 +63,7 @@ class PostgresEngine:
             "groups",
             "limits",
             "priority",
+            "repeat",
             "reply-queues",
             "retention",
             "selectors",

@@ -15,6 +15,7 @@ _EMPTY = {oid: pack("!iiI", 0, 0, oid) for oid in (BOOL, BYTEA, INT8, INT2, INT4
 
 int4 = Struct("!i").pack
 int8 = Struct("!q").pack
+float8 = Struct("!d").pack
 
 
 def fixed_array(oid: int, code: str, width: int, values: Sequence[float]) -> bytes:

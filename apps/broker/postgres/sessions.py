@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
 from apps.broker.postgres.pipeline import connect, first_line
+from apps.broker.postgres.scheduler import run_due
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -279,7 +280,9 @@ class SessionKeeper:
             "SELECT extract(epoch FROM next_due - clock_timestamp())::float8, more, ready FROM msgweb.sweep()"
         )
         due, more, ready = await cursor.fetchone() or (None, False, [])
-        self._pause = 0.0 if more else ROUND if due is None else min(max(due, 0.0) + DUE_SLACK, ROUND)
+        scheduled = await run_due(connection)
+        times = [ROUND, *(max(one, 0.0) + DUE_SLACK for one in (due, scheduled) if one is not None)]
+        self._pause = 0.0 if more else min(times)
         if ready:
             self._found_ready([(one, 0, False) for one in ready])
 

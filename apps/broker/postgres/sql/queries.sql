@@ -92,6 +92,12 @@ FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::fl
 LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
                        nullif(u.group_key, ''), nullif(u.deduplication, ''), $10::bool) AS e;
 
+-- name: add_schedule
+-- $1 destination, $2 cron or null, $3 time zone, $4 period in seconds or null, $5 runs or null, $6 priority, $7 persistent,
+-- $8 seconds to live or null, $9 group or null, $10 headers, $11 body, $12 seconds of delay.
+SELECT msgweb.add_schedule($1::int4, NULL, $2::text, $3::text, $4::float8, $5::int8, $6::int4, $7::bool, $8::float8,
+                           $9::text, $10::bytea, $11::bytea, $12::float8);
+
 -- name: draw
 -- The first of 4,096 ids that are this process's own, for messages that are handed over before they are written. Drawn
 -- after everything else that the batch writes: so they come later in the order.
