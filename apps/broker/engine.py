@@ -248,7 +248,12 @@ class Engine(Protocol):
         """Finish what was asked for, release what is held, end the session."""
 
     def send(self, message: Message, done: Done | None = None) -> None:
-        """Send to a queue (done when it is durable as asked) or a topic (done when handed on)."""
+        """Send to a queue (done when it is durable as asked) or a topic (done when handed on, and when the queues that
+        are bound to it have it).
+
+        Raises:
+            BadDestination: a pattern of topics.
+        """
 
     def subscribe(
         self,
@@ -276,6 +281,17 @@ class Engine(Protocol):
             failed: the consumer died: the first message that it holds counts as a failed delivery, as if it had been
                 nacked.
         """
+
+    def bind(self, topic: Address, queue: Address, done: Done | None = None) -> None:
+        """From now on a queue (made if it is missing) gets what is sent to a topic or a pattern of topics: a durable
+        subscription. Consuming from `Consumer.X.VirtualTopic.Y` binds that queue to the topic `VirtualTopic.Y`.
+
+        Raises:
+            BadDestination: a pattern that is none.
+        """
+
+    def end_durable(self, queue: Address, done: Done | None = None) -> None:
+        """A durable subscription ends: its queue goes, with what waits in it."""
 
     def set_credit(self, subscription: Subscription, credit: int) -> None:
         """Allow more or fewer unacked messages; 0 pauses the subscription."""

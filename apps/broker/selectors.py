@@ -349,7 +349,7 @@ def _compare(operator: str, left: Evaluate, right: Evaluate) -> Evaluate:
 
 
 def _like(pattern: str, escape: str | None) -> Callable[[str], bool]:
-    """A matcher for LIKE: `%` any text, `_` one character. It goes through the text once for each run between two `%`."""
+    """A matcher for LIKE: `%` any text, `_` one character. Once through the text for each run between two `%`."""
     if escape is not None and len(escape) != 1:
         raise BadSelector("ESCAPE takes one character")
     runs: list[list[str | None]] = [[]]

@@ -38,6 +38,8 @@ class Operation:
         closes: ids of reply queues to end.
         leaves: ids of exclusive queues that this session consumes no longer.
         exclusives: queues that have one consumer at a time from now on.
+        binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
+        ends: queues of durable subscriptions that end: namespace, name.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
     """
@@ -52,6 +54,8 @@ class Operation:
     closes: Sequence[int] = ()
     leaves: Sequence[int] = ()
     exclusives: Sequence[Queue] = ()
+    binds: Sequence[tuple[str, str, str]] = ()
+    ends: Sequence[tuple[str, str]] = ()
     done: Done | None = None
     size: int = 0
     unit: bool = False
@@ -143,6 +147,11 @@ class Batch:
                 self._step("leave_exclusive", packing.int4(queue_id), session)
             for queue in operation.exclusives:
                 self._step("be_exclusive", packing.int4(queue.id or 0))
+            for names in operation.binds:
+                self._step("bind", *(name.encode() for name in names))
+            for ended in operation.ends:
+                self._step("unsubscribe_durable", *(name.encode() for name in ended))
+            self.contended = self.contended or bool(operation.binds or operation.ends)
         if settled:
             plain = [sent for sent in plain if sent.operation.handed not in settled]
         if plain:

@@ -32,7 +32,7 @@ from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
 from apps.broker.postgres.topics import Topics
 from apps.broker.postgres.writer import Writer
-from msgweb.errors import NotFound
+from msgweb.errors import BadDestination, NotFound
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class PostgresEngine:
             "dead-letters",
             "deduplication",
             "delay",
+            "durable-topics",
             "exclusive",
             "groups",
             "limits",
@@ -185,6 +186,8 @@ class PostgresEngine:
         """Send to a queue or a topic."""
         address = message.address
         if address.kind == "topic":
+            if patterns.is_pattern(address.name):
+                raise BadDestination(f"{address} is a pattern: it can be subscribed to, not sent to")
             self._send_to_topic(message, done)
             return
         operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
@@ -294,8 +297,20 @@ class PostgresEngine:
             self._await_id(queue, done)
             if exclusive:
                 self._writer.add(Operation(exclusives=(queue,)))
+            topic = patterns.virtual_topic_of(address.name)
+            if topic is not None:
+                self.bind(address._replace(kind="topic", name=topic), address)
         self._keeper.look()
         return subscription
+
+    def bind(self, topic: Address, queue: Address, done: Done | None = None) -> None:
+        """Let a queue get what is sent to a topic or a pattern of topics."""
+        patterns.validate(topic.name)
+        self._writer.add(Operation(binds=((topic.namespace, topic.name, queue.name),), done=done))
+
+    def end_durable(self, queue: Address, done: Done | None = None) -> None:
+        """A durable subscription ends: its queue goes, with what waits in it."""
+        self._writer.add(Operation(ends=((queue.namespace, queue.name),), done=done))
 
     def unsubscribe(self, subscription: Subscription, done: Done | None = None, *, failed: bool = False) -> None:
         """Stop receiving and release what is held."""
@@ -501,6 +516,10 @@ class PostgresEngine:
     def drew(self, first: int) -> None:
         """Ids were drawn, after all that was written before."""
         self._next_id, self._last_id = first, first + DRAWN
+
+    def bound(self, namespace: str, pattern: str, queue: str) -> None:
+        """From now on the queue gets what is sent to these topics."""
+        self._bindings.add(namespace, pattern, queue)
 
     def lower(self, message_id: MessageId) -> list[Queue]:
         """Something becomes ready from this id on, in any of the queues that are consumed here."""

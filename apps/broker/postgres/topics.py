@@ -7,9 +7,12 @@ is `msgweb.send()` in SQL, which packs the same.
 
 import struct
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from apps.broker import patterns
 from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
+from apps.broker.headers import decode_headers
+from apps.broker.patterns import PatternTrie
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.packing import int4
 
@@ -17,37 +20,65 @@ PACKED_LIMIT = 5900  # bytes: base64 makes 7,868 of them, and a notification hol
 
 
 class Topics:
-    """The local subscriptions by topic."""
+    """The local subscriptions, by topic or pattern of topics."""
 
     def __init__(self) -> None:
-        self._subscriptions: dict[Address, list[Subscription]] = {}
+        self._exact: dict[Address, list[Subscription]] = {}
+        self._patterns: dict[str, PatternTrie[Subscription]] = {}  # by namespace
 
     def add(self, subscription: Subscription) -> None:
-        """Begin to deliver to it."""
-        self._subscriptions.setdefault(subscription.address, []).append(subscription)
+        """Begin to deliver to it.
+
+        Raises:
+            BadDestination: a pattern that is none.
+        """
+        address = subscription.address
+        if patterns.is_pattern(address.name):
+            patterns.validate(address.name)
+            self._patterns.setdefault(address.namespace, PatternTrie()).add(address.name, subscription)
+        else:
+            self._exact.setdefault(address, []).append(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """Stop delivering to it."""
-        remaining = [other for other in self._subscriptions.get(subscription.address, ()) if other is not subscription]
+        address = subscription.address
+        if patterns.is_pattern(address.name):
+            trie = self._patterns[address.namespace]
+            trie.remove(address.name, subscription)
+            if not trie:
+                del self._patterns[address.namespace]
+            return
+        remaining = [other for other in self._exact.get(address, ()) if other is not subscription]
         if remaining:
-            self._subscriptions[subscription.address] = remaining
+            self._exact[address] = remaining
         else:
-            self._subscriptions.pop(subscription.address, None)
+            self._exact.pop(address, None)
 
     def counts(self) -> Iterator[tuple[Address, int]]:
-        """Each topic that has subscribers here, and how many."""
-        for address, subscriptions in self._subscriptions.items():
+        """Each topic that has subscribers of its own here, and how many."""
+        for address, subscriptions in self._exact.items():
             yield address, len(subscriptions)
 
     def deliver(self, message: Message) -> None:
         """Hand a message to every local subscriber. A slow one drops and counts it itself."""
-        subscriptions = self._subscriptions.get(message.address)
+        address = message.address
+        subscriptions: Sequence[Subscription] = self._exact.get(address, ())
+        trie = self._patterns.get(address.namespace) if self._patterns else None
+        if trie is not None:
+            subscriptions = [*subscriptions, *trie.lookup(address.name)]
         if not subscriptions:
             return
-        delivery = [Delivery(MessageId(0), message.address, message.headers, message.body, False, 1)]
+        delivery = [Delivery(MessageId(0), address, message.headers, message.body, False, 1)]
+        headers: dict[str, str] | None = None
         for subscription in list(subscriptions):
-            if not subscription.closed:
-                guarded(subscription.consumer.deliver, subscription, delivery)
+            if subscription.closed:
+                continue
+            if subscription.selector is not None:
+                if headers is None:
+                    headers = decode_headers(message.headers)
+                if not subscription.selector.matches(headers):
+                    continue
+            guarded(subscription.consumer.deliver, subscription, delivery)
 
 
 def pack(message: Message) -> bytes:

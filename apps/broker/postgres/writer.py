@@ -87,6 +87,9 @@ class Host(Protocol):
     def drew(self, first: int) -> None:
         """Ids were drawn."""
 
+    def bound(self, namespace: str, pattern: str, queue: str) -> None:
+        """From now on the queue gets what is sent to these topics."""
+
     def lower(self, message_id: MessageId) -> list[Queue]:
         """Something becomes ready from this id on, in any of the queues that are consumed here: those."""
 
@@ -481,6 +484,8 @@ class Writer:
 
     def _report_done(self, operations: list[Operation]) -> None:
         for operation in operations:
+            for binding in operation.binds:
+                self._host.bound(*binding)
             if operation.unit:
                 for message in operation.sends:
                     if message.address.kind == "topic":

@@ -92,6 +92,14 @@ FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::fl
 LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
                        nullif(u.group_key, ''), nullif(u.deduplication, ''), $10::bool) AS e;
 
+-- name: bind
+-- $1 namespace, $2 pattern of topics, $3 the name of the queue that gets what is sent to them.
+SELECT msgweb.bind($1::text, $2::text, $3::text);
+
+-- name: unsubscribe_durable
+-- $1 namespace, $2 the queue's name.
+SELECT msgweb.unsubscribe_durable($1::text, $2::text);
+
 -- name: add_schedule
 -- $1 destination, $2 cron or null, $3 time zone, $4 period in seconds or null, $5 runs or null, $6 priority, $7 persistent,
 -- $8 seconds to live or null, $9 group or null, $10 headers, $11 body, $12 seconds of delay.

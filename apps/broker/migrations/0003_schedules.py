@@ -10,4 +10,4 @@ SQL = Path(__file__).parent / "sql"
 class Migration(migrations.Migration):
     dependencies = [("broker", "0002_promises")]
 
-    operations = [migrations.RunSQL((SQL / "0005_schedules.sql").read_text())]
+    operations = [migrations.RunSQL((SQL / "0003_schedules.sql").read_text())]
