@@ -473,3 +473,18 @@ def test_outbox_sends_in_the_callers_transaction(play, conninfo):
         )
 
     play(scenario)
+
+
+def test_a_flood_in_one_turn_of_the_loop_is_handed_over_up_to_the_credit_and_the_rest_follows(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        consumer = Recorder(engine, acks=True)
+        await done(lambda callback: engine.subscribe(queue, consumer, 50, callback))
+        await sync(engine, queue)
+        engine.send(Message(queue._replace(name="other"), b""))  # the batch that is next is asked for already
+        for number in range(251):
+            engine.send(Message(queue, b"%03d" % number, persistent=True))
+        await consumer.count(251)
+        assert consumer.bodies == [b"%03d" % number for number in range(251)]
+
+    play(scenario)

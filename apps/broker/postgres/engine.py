@@ -242,34 +242,10 @@ class PostgresEngine:
         self._next_id += 1
         if not queue.gathered:
             if not self._gathering:
-                self._loop.call_soon(self._deliver_gathered)
+                self._loop.call_soon(self.deliver_gathered)
             self._gathering.append(queue)
         queue.gathered.append(operation)
         return True
-
-    def _deliver_gathered(self) -> None:
-        """What there is credit for, the higher priority first; the rest is written as waiting."""
-        gathering, self._gathering = self._gathering, []
-        for queue in gathering:
-            operations, queue.gathered = queue.gathered, []
-            first = operations[0].sends[0].priority
-            if any(operation.sends[0].priority != first for operation in operations):
-                operations.sort(key=lambda operation: -operation.sends[0].priority)
-            room = queue.capacity()
-            for operation in operations[room:]:
-                operation.holder = 0
-                queue.waiting = True
-            deliveries = [
-                Delivery(op.handed, queue.address, message.headers, message.body, message.persistent, 1)
-                for op in operations[:room]
-                for message in op.sends
-            ]
-            left = queue.distribute(deliveries) if queue.subscriptions else deliveries
-            if left:
-                ids = [delivery.id for delivery in left]
-                queue.lower(min(ids))
-                self._writer.touch(queue)
-                self._writer.add(Operation(releases=ids, session=self._keeper.session))
 
     def subscribe(
         self,
@@ -512,6 +488,34 @@ class PostgresEngine:
     def low_on_ids(self) -> bool:
         """Whether there are too few of them for a busy moment."""
         return bool(self._consumed) and self._last_id - self._next_id < DRAW_BELOW
+
+    def deliver_gathered(self) -> None:
+        """What there is credit for, the higher priority first; the rest is written as waiting."""
+        gathering, self._gathering = self._gathering, []
+        for queue in gathering:
+            operations, queue.gathered = queue.gathered, []
+            first = operations[0].sends[0].priority
+            if any(operation.sends[0].priority != first for operation in operations):
+                operations.sort(key=lambda operation: -operation.sends[0].priority)
+            room = queue.capacity()
+            for operation in operations[room:]:
+                operation.holder = 0
+                queue.waiting = True
+            deliveries = [
+                Delivery(op.handed, queue.address, message.headers, message.body, message.persistent, 1)
+                for op in operations[:room]
+                for message in op.sends
+            ]
+            left = queue.distribute(deliveries) if queue.subscriptions else deliveries
+            if left:
+                ids = [delivery.id for delivery in left]
+                queue.lower(min(ids))
+                self._writer.touch(queue)
+                self._writer.add(Operation(releases=ids, session=self._keeper.session))
+
+    def forget_ids(self) -> None:
+        """New ids have to be drawn before anything is handed over."""
+        self._next_id = self._last_id = 0
 
     def drew(self, first: int) -> None:
         """Ids were drawn, after all that was written before."""

@@ -66,6 +66,9 @@ class Host(Protocol):
 
     def claimable(self) -> Claimable: ...
 
+    def deliver_gathered(self) -> None:
+        """Hand over what was to be handed over with this turn of the event loop."""
+
     @property
     def version(self) -> int:
         """The state of the catalogue that is known."""
@@ -83,6 +86,9 @@ class Host(Protocol):
     @property
     def low_on_ids(self) -> bool:
         """Whether there are too few of them for a busy moment."""
+
+    def forget_ids(self) -> None:
+        """A batch may have been written whose answer was lost: new ids have to come after what it wrote."""
 
     def drew(self, first: int) -> None:
         """Ids were drawn."""
@@ -242,6 +248,7 @@ class Writer:
         self._scheduled = False
         if self._busy or self._pipeline is None:
             return
+        self._host.deliver_gathered()  # what a batch says of who holds a message has to be settled before
         operations = self._not_parked(self._gather())
         unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._parked_names]
         if self._stale:
@@ -645,6 +652,7 @@ class Writer:
             await asyncio.sleep(pause)
             pause = min(pause * 2, RETRY_LAST)
         logger.info("the database is back")
+        self._host.forget_ids()
         if committed:
             self._report_done(operations)
         else:

@@ -4,12 +4,11 @@ import re
 from typing import NamedTuple
 
 from apps.broker.engine import REPLY_PREFIX, Address, parse_address
+from apps.broker.patterns import is_pattern, validate, virtual_topic_of
 from apps.stomp.gateway.errors import NotSupported
 from msgweb.errors import BadDestination
 
 _COMPOSITE = re.compile(r",\s*/(?:queue|topic)/")
-_VIRTUAL_TOPIC_CONSUMER = re.compile(r"Consumer\.[^.]+\.VirtualTopic\.")
-_WILDCARDS = frozenset({"*", "#", ">"})
 _ESCAPED = re.compile(r"%(2F|25)", re.IGNORECASE)
 
 
@@ -83,12 +82,14 @@ def check_subscribable(address: Address, capabilities: frozenset[str]) -> None:
     """What can be sent to and not be received from.
 
     Raises:
-        NotSupported: a topic pattern, or a virtual topic's queue.
+        BadDestination: a pattern that is none.
+        NotSupported: the engine has no topic patterns, or no virtual topics.
     """
-    if address.kind == "topic":
-        if not _WILDCARDS.isdisjoint(address.name.split(".")) and "topic-wildcards" not in capabilities:
+    if address.kind == "topic" and is_pattern(address.name):
+        if "topic-wildcards" not in capabilities:
             raise NotSupported("topic patterns (*, #, >) are not supported")
-    elif _VIRTUAL_TOPIC_CONSUMER.match(address.name):
+        validate(address.name)
+    elif address.kind == "queue" and virtual_topic_of(address.name) and "durable-topics" not in capabilities:
         raise NotSupported("queues of virtual topics are not supported")
 
 

@@ -8,6 +8,8 @@ from apps.stomp.gateway.destinations import written
 from apps.stomp.protocol.encoder import MessageEncoder
 from apps.stomp.protocol.events import AckMode
 
+TOPICS_LIMIT = 1_000  # topics whose frames' heads a subscription to a pattern keeps
+
 
 class Outlet(Protocol):
     """What a subscription needs of its connection.
@@ -82,7 +84,9 @@ class ClientSubscription:
 
     __slots__ = (
         "_ackable",
+        "_address",
         "_encoder",
+        "_encoders",
         "_engine",
         "_key",
         "_outlet",
@@ -115,7 +119,9 @@ class ClientSubscription:
         self._engine = engine
         self._topic = topics if address.kind == "topic" else None
         self._key = (outlet.version, identifier if shown else None, self._ackable)
+        self._address = address
         self._encoder = MessageEncoder(outlet.version, self._key[1], written(address), ackable=self._ackable)
+        self._encoders: dict[Address, MessageEncoder] = {}  # of a pattern of topics: one for each topic
         self._unacked: dict[MessageId, None] = {}  # of `client`, in order; of `auto`, until written
 
     @property
@@ -131,7 +137,10 @@ class ClientSubscription:
                 subscription.dropped += len(deliveries)
                 return
             outlet.delivered += len(deliveries)
-            outlet.write_all(self._topic.of(deliveries, self._key, self._encoder))
+            encoder = self._encoder
+            if deliveries[0].address != self._address:
+                encoder = self._encoder_for(deliveries[0].address)
+            outlet.write_all(self._topic.of(deliveries, self._key, encoder))
             return
         outlet.delivered += len(deliveries)
         encode = self._encoder.encode
@@ -145,6 +154,16 @@ class ClientSubscription:
             if not self._unacked:
                 outlet.confirm_when_written(self)
             self._unacked.update(dict.fromkeys(ids))
+
+    def _encoder_for(self, address: Address) -> MessageEncoder:
+        """For a topic that the pattern matches. A topic's message comes alone."""
+        encoder = self._encoders.get(address)
+        if encoder is None:
+            if len(self._encoders) >= TOPICS_LIMIT:
+                self._encoders.clear()
+            encoder = MessageEncoder(self._outlet.version, self._key[1], written(address), ackable=self._ackable)
+            self._encoders[address] = encoder
+        return encoder
 
     def lost(self, subscription: Subscription) -> None:
         """The session was fenced off: the client's ids are void, and it need not know."""
