@@ -481,7 +481,7 @@ def test_a_flood_in_one_turn_of_the_loop_is_handed_over_up_to_the_credit_and_the
         consumer = Recorder(engine, acks=True)
         await done(lambda callback: engine.subscribe(queue, consumer, 50, callback))
         await sync(engine, queue)
-        engine.send(Message(queue._replace(name="other"), b""))  # the batch that is next is asked for already
+        engine.send(Message(queue._replace(name="sync"), b""))  # the batch that is next is asked for already
         for number in range(251):
             engine.send(Message(queue, b"%03d" % number, persistent=True))
         await consumer.count(251)
