@@ -1,11 +1,13 @@
 """What destinations mean, and which headers are refused by name."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from apps.broker.engine import Address
-from apps.stomp.gateway import features
+from apps.broker.engine import AGAIN, Address
+from apps.stomp.gateway import features, wishes
 from apps.stomp.gateway.destinations import Job, Target, Task, Temporary, check_subscribable, parse_destination, written
 from apps.stomp.gateway.errors import BadHeader, NotSupported
 from msgweb.errors import BadDestination, BadMessage
@@ -99,9 +101,27 @@ def test_a_star_within_a_word_is_no_pattern() -> None:
 
 
 def test_headers_that_ask_for_nothing_are_accepted() -> None:
-    features.check_send({b"expires": b"0", b"x-delay": b"0", b"content-type": b"a/b"})
-    features.check({"selector": "", "browser": "false", "no-local": "false", "x-priority": "0"}, features.SUBSCRIBE)
-    features.check({"requeue": "true"}, features.NACK)
+    assert wishes.of_send({b"expires": b"0", b"x-delay": b"0", b"ttl": b"0", b"content-type": b"a/b"}) is None
+    features.check({"browser": "false", "no-local": "false"}, features.SUBSCRIBE)
+    assert wishes.of_subscribe({"selector": "", "x-priority": "0", "exclusive": "false"}) == wishes.NO_WISH
+    assert wishes.refusal_of({"requeue": "true"}) == AGAIN
+    assert wishes.durable_name({"durable": "false"}, "shop", "1") is None
+
+
+def test_times_are_spans_from_the_moment_of_the_send() -> None:
+    moment = time.time()
+    wish = wishes.of_send({b"expires": b"%d" % ((moment + 60) * 1000), b"JMSXGroupID": b"a\\cb"})
+    assert wish is not None
+    options = wish.now()
+    assert options.ttl == pytest.approx(60, abs=5)
+    assert options.group == "a:b"
+    gone = wishes.of_send({b"expires": b"1000"})
+    assert gone is not None
+    assert gone.now().ttl == wishes.SOON
+    later = wishes.of_send({b"_AMQ_SCHED_DELIVERY": b"%d" % ((moment + 60) * 1000), b"expiration": b"1500"})
+    assert later is not None
+    assert later.now().delay == pytest.approx(60, abs=5)
+    assert later.now().ttl == 1.5
 
 
 @pytest.mark.parametrize("name", sorted(features.SEND.keys() - {"x-max-priority"}))

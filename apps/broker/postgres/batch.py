@@ -40,6 +40,7 @@ class Operation:
         exclusives: queues that have one consumer at a time from now on.
         binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
         ends: queues of durable subscriptions that end: namespace, name.
+        renew: makes `sends` anew from what the catalogue says now: they hold what topics send to queues.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
     """
@@ -56,6 +57,7 @@ class Operation:
     exclusives: Sequence[Queue] = ()
     binds: Sequence[tuple[str, str, str]] = ()
     ends: Sequence[tuple[str, str]] = ()
+    renew: Callable[[], Sequence[Message]] | None = None
     done: Done | None = None
     size: int = 0
     unit: bool = False

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from apps.broker import patterns
@@ -206,7 +207,12 @@ class PostgresEngine:
         copies = self._copies(message)
         if copies:
             self._writer.add(
-                Operation(copies, done=done, size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies))
+                Operation(
+                    copies,
+                    done=done,
+                    size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies),
+                    renew=partial(self._copies, message),
+                )
             )
         elif done is not None:
             self._loop.call_soon(done, None)
@@ -270,12 +276,12 @@ class PostgresEngine:
             queue = self.queue(address)
             queue.add(subscription)
             self._consumed[address] = queue
-            self._await_id(queue, done)
+            topic = patterns.virtual_topic_of(address.name)
+            self._await_id(queue, None if topic else done)
             if exclusive:
                 self._writer.add(Operation(exclusives=(queue,)))
-            topic = patterns.virtual_topic_of(address.name)
             if topic is not None:
-                self.bind(address._replace(kind="topic", name=topic), address)
+                self.bind(address._replace(kind="topic", name=topic), address, done)
         self._keeper.look()
         return subscription
 
@@ -360,17 +366,26 @@ class PostgresEngine:
         rejects: list[tuple[MessageId, float, bool]] = []
         for subscription, ids, refusal in unit.nacks:
             rejects.extend(self._let_go(subscription, ids, refusal))
-        sends: list[Message] = []
+        sends = self._with_copies(unit.sends)
         for message in unit.sends:
-            sends.append(message)
             if message.address.kind == "topic":
                 self._know_topic(message.address)
-                sends.extend(self._copies(message))
             elif (waiting := self._queues.get(message.address)) is not None:
                 waiting.waiting = True  # nothing later may overtake it
         size = sum(len(message.body) + MESSAGE_OVERHEAD for message in sends)
         session = self._keeper.session if named else 0
-        self._writer.add(Operation(sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True))
+        renew = partial(self._with_copies, unit.sends) if any(m.address.kind == "topic" for m in unit.sends) else None
+        self._writer.add(
+            Operation(sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True, renew=renew)
+        )
+
+    def _with_copies(self, messages: Sequence[Message]) -> list[Message]:
+        """A unit's messages, and behind each that goes to a topic the copies for the queues that are bound to that."""
+        return [
+            one
+            for message in messages
+            for one in (message, *(self._copies(message) if message.address.kind == "topic" else ()))
+        ]
 
     def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
         """A queue for replies that ends with this session or with `close_reply_queue`."""
@@ -524,6 +539,10 @@ class PostgresEngine:
     def bound(self, namespace: str, pattern: str, queue: str) -> None:
         """From now on the queue gets what is sent to these topics."""
         self._bindings.add(namespace, pattern, queue)
+
+    def unbound(self, namespace: str, queue: str) -> None:
+        """The queue gets nothing from topics any more."""
+        self._bindings.drop(namespace, queue)
 
     def lower(self, message_id: MessageId) -> list[Queue]:
         """Something becomes ready from this id on, in any of the queues that are consumed here."""

@@ -96,6 +96,9 @@ class Host(Protocol):
     def bound(self, namespace: str, pattern: str, queue: str) -> None:
         """From now on the queue gets what is sent to these topics."""
 
+    def unbound(self, namespace: str, queue: str) -> None:
+        """The queue gets nothing from topics any more."""
+
     def lower(self, message_id: MessageId) -> list[Queue]:
         """Something becomes ready from this id on, in any of the queues that are consumed here: those."""
 
@@ -493,6 +496,8 @@ class Writer:
         for operation in operations:
             for binding in operation.binds:
                 self._host.bound(*binding)
+            for namespace, queue in operation.ends:
+                self._host.unbound(namespace, queue)
             if operation.unit:
                 for message in operation.sends:
                     if message.address.kind == "topic":
@@ -544,6 +549,9 @@ class Writer:
             namespace, pattern, name = ((bound.get_value(row, column) or b"").decode() for column in range(3))
             bindings.append((namespace, pattern, name))
         self._host.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
+        for operation in self._pending:
+            if operation.renew is not None:
+                operation.sends = operation.renew()
 
     def _failed(
         self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None

@@ -9,9 +9,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from apps.broker.engine import DEFAULT_PRIORITY, Address, Message, MessageId
+from apps.broker.engine import DEFAULT_PRIORITY, Address, Message, MessageId, Refusal
 from apps.broker.headers import decode_headers
-from apps.stomp.gateway import features
+from apps.broker.patterns import is_pattern
+from apps.stomp.gateway import features, wishes
 from apps.stomp.gateway.destinations import (
     Job,
     Target,
@@ -26,6 +27,7 @@ from apps.stomp.gateway.ports import Principal
 from apps.stomp.gateway.receipts import Effect, Receipts
 from apps.stomp.gateway.subscriptions import ClientSubscription
 from apps.stomp.gateway.transactions import Transaction
+from apps.stomp.gateway.wishes import NO_WISH, SubscriptionWish, Wish
 from apps.stomp.protocol import encoder, heartbeat
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
@@ -60,6 +62,7 @@ class SendPlan(NamedTuple):
         address: the queue or topic, or None for a door to jobs.
         headers: as they are stored.
         door: a task or a job, or None.
+        wish: what the headers ask for besides, or None.
     """
 
     address: Address | None
@@ -67,6 +70,13 @@ class SendPlan(NamedTuple):
     persistent: bool
     priority: int
     door: Task | Job | None
+    wish: Wish | None
+
+    def message(self, body: bytes) -> Message:
+        """A message as it is sent now."""
+        assert self.address is not None
+        options = self.wish.now() if self.wish is not None else None
+        return Message(self.address, body, self.headers, self.persistent, self.priority, options)
 
 
 class ReplyQueue(NamedTuple):
@@ -98,6 +108,7 @@ class ClientConnection(asyncio.Protocol):
         self._autos = 0
         self._written: list[ClientSubscription] = []  # with messages to be acked once they are written
         self._reply_queues: dict[str, ReplyQueue] = {}
+        self._durable: dict[str, Address] = {}  # queues of durable subscriptions, by the subscription's id
         self._transactions: dict[str, Transaction] = {}
         self._errands: deque[tuple[Callable[[], Awaitable[object]], Callable[[MsgwebError | None], None]]] = deque()
         self._holds: set[str] = set()  # why the socket is not read
@@ -166,7 +177,7 @@ class ClientConnection(asyncio.Protocol):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._release()
+        self._release(failed=True)
         self._out.clear()
         self._receipts.waiting.clear()
         self._gateway.forget(self)
@@ -239,9 +250,12 @@ class ClientConnection(asyncio.Protocol):
                         self._send_otherwise(plan, event)
                         continue
                     done = self._unconfirmed if receipt is None else self._receipts.expect(receipt)
-                    engine.send(Message(plan.address, body, plan.headers, plan.persistent, plan.priority), done)
+                    if plan.wish is None:
+                        engine.send(Message(plan.address, body, plan.headers, plan.persistent, plan.priority), done)
+                    else:
+                        engine.send(plan.message(body), done)
                 elif type(event) is Ack:
-                    self._acknowledge(event.ids, event.transaction, event.receipt, positive=True)
+                    self._acknowledge(event.ids, event.transaction, event.receipt)
                 else:
                     self._handle_other(event)
             except (MsgwebError, StompError) as error:
@@ -257,8 +271,7 @@ class ClientConnection(asyncio.Protocol):
             case Unsubscribe():
                 self._unsubscribe(event)
             case Nack():
-                features.check(event.headers, features.NACK)
-                self._acknowledge([event.id], event.transaction, event.receipt, positive=False)
+                self._acknowledge([event.id], event.transaction, event.receipt, wishes.refusal_of(event.headers))
             case Begin():
                 self._begin(event)
             case Commit():
@@ -356,7 +369,9 @@ class ClientConnection(asyncio.Protocol):
         if address is not None and written(address) != head.destination:
             # MESSAGE has the destination as the SEND had it.
             headers = b"destination:%b\n%b" % (escape(head.destination, "1.2"), headers)
-        plan = SendPlan(address, headers, features.persistent_of(fields), priority, door)
+        if address is not None and address.kind == "topic" and is_pattern(address.name):
+            raise BadDestination(f"{head.destination!r} is a pattern of topics: it can be subscribed to, not sent to")
+        plan = SendPlan(address, headers, features.persistent_of(fields), priority, door, wishes.of_send(fields))
         if not temporary:
             head.plan = plan
         return plan
@@ -366,8 +381,7 @@ class ClientConnection(asyncio.Protocol):
         if head.transaction is not None:
             if plan.address is None:
                 raise NotSupported("jobs cannot be asked for in a transaction")
-            message = Message(plan.address, body, plan.headers, plan.persistent, plan.priority)
-            self._transactions[head.transaction].add_send(message, receipt)
+            self._transactions[head.transaction].add_send(plan.message(body), receipt)
             return
         principal = self._principal()
         tasks = self._gateway.tasks
@@ -431,8 +445,14 @@ class ClientConnection(asyncio.Protocol):
             address = self._readable(target)
             features.check(event.headers, features.SUBSCRIBE)
             topic = address.kind == "topic"
-            features.check(event.headers, features.SUBSCRIBE_TOPIC if topic else features.SUBSCRIBE_QUEUE)
+            if not topic:
+                features.check(event.headers, features.SUBSCRIBE_QUEUE)
+            wish = wishes.of_subscribe(event.headers)
             prefetch = features.prefetch_of(event.headers, self._options.prefetch, self._options.prefetch_limit)
+            subject = address
+            if topic:
+                address = self._bound(address, event)
+                topic = address.kind == "topic"
         except MsgwebError:
             self._core.drop_subscription(event.id)
             raise
@@ -449,7 +469,21 @@ class ClientConnection(asyncio.Protocol):
             self._take_over(self._reply_queues[target.name], subscription)
         credit = self._options.auto_credit if subscription.auto or topic else prefetch
         done = self._unconfirmed if event.receipt is None else self._receipts.expect(event.receipt)
-        self._add(subscription, address, credit, done)
+        if address is subject:
+            self._add(subscription, address, credit, done, wish)
+        else:
+            self._add(subscription, address, credit, self._unconfirmed, wish)
+            self._engine.bind(subject, address, done)
+
+    def _bound(self, topic: Address, event: Subscribe) -> Address:
+        """Where a subscription to a topic really receives: a durable one, from its queue."""
+        owner = self._principal().login
+        name = wishes.durable_name(event.headers, owner, event.id if event.named else None)
+        if name is None:
+            return topic
+        queue = Address(topic.namespace, "queue", name)
+        self._durable[event.id] = queue
+        return queue
 
     def _add(
         self,
@@ -457,11 +491,20 @@ class ClientConnection(asyncio.Protocol):
         address: Address,
         credit: int,
         done: Callable[[MsgwebError | None], None],
+        wish: SubscriptionWish = NO_WISH,
     ) -> None:
         self._subscriptions[subscription.id] = subscription
         self._autos += subscription.auto
         subscription.credit = credit
-        subscription.handle = self._engine.subscribe(address, subscription, 0 if self.clogged else credit, done)
+        subscription.handle = self._engine.subscribe(
+            address,
+            subscription,
+            0 if self.clogged else credit,
+            done,
+            priority=wish.priority,
+            selector=wish.selector,
+            exclusive=wish.exclusive and address.kind == "queue",
+        )
 
     def _readable(self, target: Target) -> Address:
         match target:
@@ -479,6 +522,11 @@ class ClientConnection(asyncio.Protocol):
         if subscription is None:
             raise NotFound(f"there is no subscription {event.id!r} on this connection")
         done = self._unconfirmed if event.receipt is None else self._receipts.expect(event.receipt)
+        durable = self._durable.pop(event.id, None)
+        if durable is not None and wishes.durable_name(event.headers, self._principal().login, event.id) is not None:
+            self._remove(subscription, self._unconfirmed)
+            self._engine.end_durable(durable, done)
+            return
         self._remove(subscription, done)
         for name, queue in list(self._reply_queues.items()):
             if subscription in queue.subscriptions:
@@ -530,7 +578,10 @@ class ClientConnection(asyncio.Protocol):
 
     # -- ACK, NACK, transactions
 
-    def _acknowledge(self, raw_ids: list[bytes], name: str | None, receipt: bytes | None, *, positive: bool) -> None:
+    def _acknowledge(
+        self, raw_ids: list[bytes], name: str | None, receipt: bytes | None, refusal: Refusal | None = None
+    ) -> None:
+        """ACK, or NACK with its refusal."""
         held = self.held
         taken: dict[ClientSubscription, list[MessageId]] = {}
         unknown: MsgwebError | None = None
@@ -553,13 +604,16 @@ class ClientConnection(asyncio.Protocol):
         if name is not None:
             transaction = self._transactions[name]
             for subscription, ids in taken.items():
-                transaction.add_acks(subscription, ids, receipt, positive=positive)
+                transaction.add_acks(subscription, ids, receipt, refusal)
             if not taken and unknown is None and receipt is not None:
                 transaction.receipts.append(receipt)
         elif taken:
-            verb = self._engine.ack if positive else self._engine.nack
             for subscription, ids in taken.items():  # more than one only in a run, which has no receipts
-                verb(subscription.handle, ids, None if receipt is None else self._confirm_ack(receipt))
+                done = None if receipt is None else self._confirm_ack(receipt)
+                if refusal is None:
+                    self._engine.ack(subscription.handle, ids, done)
+                else:
+                    self._engine.nack(subscription.handle, ids, done, refusal)
         elif unknown is None:
             self._receipts.settled(receipt)
         if unknown is not None:
@@ -671,15 +725,20 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def _release(self) -> None:
-        """Give everything back that the engine holds for this connection."""
+    def _release(self, *, failed: bool = False) -> None:
+        """Give everything back that the engine holds for this connection.
+
+        Args:
+            failed: the client has gone without a word: what it worked on counts as a failed delivery.
+        """
         for transaction in self._transactions.values():
             transaction.give_back()
         self._transactions.clear()
         for subscription in list(self._subscriptions.values()):
             subscription.end()
-            self._engine.unsubscribe(subscription.handle)
+            self._engine.unsubscribe(subscription.handle, failed=failed and not subscription.auto)
         self._subscriptions.clear()
+        self._durable.clear()
         self._written.clear()
         self._autos = 0
         for queue in self._reply_queues.values():

@@ -10,7 +10,6 @@ from msgweb.errors import BadMessage
 
 _NOTHING: frozenset[str] = frozenset()
 _FALSE = frozenset({"false"})
-_ZERO = frozenset({"0"})
 
 _QUEUE_SETTINGS: dict[str, frozenset[str]] = {
     "x-message-ttl": _NOTHING,
@@ -21,45 +20,18 @@ _QUEUE_SETTINGS: dict[str, frozenset[str]] = {
     "x-dead-letter-routing-key": _NOTHING,
     "x-max-priority": frozenset(str(priority) for priority in range(11)),
 }
-SEND: dict[str, frozenset[str]] = {
-    "_AMQ_SCHED_DELIVERY": _ZERO,
-    "ttl": _ZERO,
-    **_QUEUE_SETTINGS,
-    "expires": _ZERO,
-    "expiration": _NOTHING,
-    "AMQ_SCHEDULED_DELAY": _ZERO,
-    "AMQ_SCHEDULED_PERIOD": _ZERO,
-    "AMQ_SCHEDULED_REPEAT": _ZERO,
-    "AMQ_SCHEDULED_CRON": _NOTHING,
-    "x-delay": _ZERO,
-    "JMSXGroupID": _NOTHING,
-    "JMSXGroupSeq": _NOTHING,
-    "x-deduplication-id": _NOTHING,
-    "_AMQ_DUPL_ID": _NOTHING,
-}
+SEND: dict[str, frozenset[str]] = {name: values for name, values in _QUEUE_SETTINGS.items() if name != "x-message-ttl"}
 SUBSCRIBE: dict[str, frozenset[str]] = {
     **_QUEUE_SETTINGS,
-    "selector": frozenset({""}),
     "browser": _FALSE,
     "browser-end": _FALSE,
-    "exclusive": _FALSE,
-    "activemq.exclusive": _FALSE,
-    "x-priority": _ZERO,
-    "activemq.priority": _ZERO,
-    "activemq.subscriptionName": _NOTHING,
-    "durable-subscription-name": _NOTHING,
     "activemq.retroactive": _FALSE,
-    "durable-subscriber-name": _NOTHING,
     "filter": _NOTHING,
-    "x-queue-name": _NOTHING,
-    "x-single-active-consumer": _FALSE,
     "x-stream-offset": _NOTHING,
     "activemq.noLocal": _FALSE,
     "no-local": _FALSE,
 }
 SUBSCRIBE_QUEUE: dict[str, frozenset[str]] = {"auto-delete": _FALSE}
-SUBSCRIBE_TOPIC: dict[str, frozenset[str]] = {"durable": _FALSE, "persistent": _FALSE}
-NACK: dict[str, frozenset[str]] = {"requeue": frozenset({"true"}), "x-delay": _ZERO}
 
 _SEND_RAW = frozenset(name.encode() for name in SEND)
 
@@ -68,7 +40,8 @@ def check(headers: Mapping[str, str], refused: Mapping[str, frozenset[str]]) -> 
     """Raises NotSupported for the first header that asks for what there is not."""
     for name in refused.keys() & headers.keys():
         if headers[name] not in refused[name]:
-            raise NotSupported(f"the header {name} is not supported")
+            remedy = "; it is a setting here: manage.py queues set" if name in _QUEUE_SETTINGS else ""
+            raise NotSupported(f"the header {name} is not supported{remedy}")
 
 
 def check_send(fields: Mapping[bytes, bytes]) -> None:

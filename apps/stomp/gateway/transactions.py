@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from apps.broker.engine import AGAIN, Message, MessageId, Unit
+from apps.broker.engine import Message, MessageId, Refusal, Unit
 from apps.stomp.gateway.errors import TooMany
 from apps.stomp.gateway.options import GatewayOptions
 
@@ -28,7 +28,7 @@ class Transaction:
         self._bytes = 0
         self.sends: list[Message] = []
         self.acks: list[tuple[ClientSubscription, list[MessageId]]] = []
-        self.nacks: list[tuple[ClientSubscription, list[MessageId]]] = []
+        self.nacks: list[tuple[ClientSubscription, list[MessageId], Refusal]] = []
         self.receipts: list[bytes] = []
         self.void = False
 
@@ -42,31 +42,41 @@ class Transaction:
         self.sends.append(message)
 
     def add_acks(
-        self, subscription: "ClientSubscription", ids: list[MessageId], receipt: bytes | None, *, positive: bool
+        self,
+        subscription: "ClientSubscription",
+        ids: list[MessageId],
+        receipt: bytes | None,
+        refusal: Refusal | None,
     ) -> None:
-        """Gather an ACK or a NACK; the ids are taken from the subscription already.
+        """Gather an ACK, or a NACK with its refusal; the ids are taken from the subscription already.
 
         Raises:
             TooMany: frames.
         """
-        (self.acks if positive else self.nacks).append((subscription, ids))
+        if refusal is None:
+            self.acks.append((subscription, ids))
+        else:
+            self.nacks.append((subscription, ids, refusal))
         self._count(0, receipt)
 
     def drop(self, subscription: "ClientSubscription") -> None:
         """The subscription's messages are no longer held."""
-        self.void = self.void or any(one is subscription for one, _ in [*self.acks, *self.nacks])
+        self.void = self.void or any(one is subscription for one, _ in self._taken())
 
     def give_back(self) -> None:
         """ABORT: what it would have acked is unacked again."""
-        for subscription, ids in [*self.acks, *self.nacks]:
+        for subscription, ids in self._taken():
             subscription.put_back(ids)
+
+    def _taken(self) -> "list[tuple[ClientSubscription, list[MessageId]]]":
+        return [*self.acks, *((subscription, ids) for subscription, ids, _ in self.nacks)]
 
     def unit(self) -> Unit:
         """What the engine is to do at COMMIT."""
         return Unit(
             self.sends,
             [(subscription.handle, ids) for subscription, ids in self.acks],
-            [(subscription.handle, ids, AGAIN) for subscription, ids in self.nacks],
+            [(subscription.handle, ids, refusal) for subscription, ids, refusal in self.nacks],
         )
 
     def _count(self, size: int, receipt: bytes | None) -> None:
