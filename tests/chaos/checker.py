@@ -167,7 +167,7 @@ def _was_ready(facts: Facts, before: Delivery | None, overtaking: Delivery, othe
         if overtaking.place.connection is before.place.connection:
             return overtaking.rank > given_back.seen_rank
         return overtaking.low > given_back.seen
-    if before.tried or before.until == math.inf:
+    if before.tried or before.until == math.inf or before.place.event.patient:
         return False
     if facts.over(before.place.connection.server, before.place.event.at, before.until):
         return False

@@ -55,12 +55,14 @@ class Subscribing(Event):
 
     Attributes:
         credit: its prefetch.
+        patient: the queue lets wait what was refused, or what a consumer died over.
     """
 
     subscription: str
     connection: str
     queue: str
     credit: int
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)
