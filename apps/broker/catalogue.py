@@ -4,18 +4,21 @@ Counts stop at `COUNT_LIMIT`, so that a page costs the same whether a thousand o
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from django.db import connection
+
+from apps.broker.statistics import Rates, rates
 
 COUNT_LIMIT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
-    """A queue. `ready` and `in_flight` stop at COUNT_LIMIT; `oldest_age` is of the oldest ready message, in seconds."""
+    """A queue. `ready` and `in_flight` stop at COUNT_LIMIT; `oldest_age` is of the oldest ready message, in seconds.
+    `rates`: over the last minute."""
 
     namespace: str
     name: str
@@ -23,6 +26,7 @@ class QueueInfo:
     in_flight: int
     oldest_age: float | None
     consumers: int
+    rates: Rates = field(default_factory=Rates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +80,8 @@ def queues(namespace: str | None = None) -> list[QueueInfo]:
         """,
         namespace=namespace,
     )
-    return [QueueInfo(*row) for row in rows]
+    known = rates(namespace)
+    return [QueueInfo(*row, rates=known.get((row[0], "queue", row[1]), Rates())) for row in rows]
 
 
 def topics(namespace: str | None = None) -> list[TopicInfo]:

@@ -153,7 +153,7 @@ class Consumer(Protocol):
         """
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Subscription:
     """A consumer's place at a destination. Made by `Engine.subscribe`; compared by identity.
 

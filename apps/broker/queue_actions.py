@@ -202,7 +202,7 @@ def kept(
         NotFound: there is no such queue.
     """
     conditions: list[str] = []
-    parameters: list[object] = []
+    parameters: list[Any] = []
     for condition, value in [
         ("k.id < %s", before),
         ("k.acked_at >= %s", since),
@@ -227,7 +227,20 @@ def kept(
             """,
             [namespace, queue, *parameters, min(limit, PAGE_LIMIT)],
         )
-        return [Kept(*row[:6], decode_headers(bytes(row[6])), bytes(row[7]), row[8]) for row in cursor.fetchall()]
+        return [
+            Kept(
+                id=row[0],
+                enqueued_at=row[1],
+                acked_at=row[2],
+                deliveries=row[3],
+                priority=row[4],
+                correlation_id=row[5],
+                headers=decode_headers(bytes(row[6])),
+                body=bytes(row[7]),
+                size=row[8],
+            )
+            for row in cursor.fetchall()
+        ]
 
 
 def replay(

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from apps.broker.postgres.listener import Listener
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
+from apps.broker.postgres.statistics import Counts, StatisticsWriter
 from apps.broker.postgres.topics import Topics
 from apps.broker.postgres.writer import Writer
 from msgweb.errors import BadDestination, NotFound
@@ -122,6 +123,7 @@ class PostgresEngine:
             lost=self.session_lost,
         )
         self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
+        self._keeper.statistics = StatisticsWriter(self._used)
         self._keeper.settled_batch = lambda: self._writer.settled_batch
         self._listener = Listener(
             self._conninfo,
@@ -201,7 +203,9 @@ class PostgresEngine:
         self._writer.add(operation)
 
     def _send_to_topic(self, message: Message, done: Done | None) -> None:
-        self._know_topic(message.address)
+        counts = self._know_topic(message.address).counts
+        counts.sent += 1
+        counts.sent_bytes += len(message.body) + len(message.headers)
         self._topics.deliver(message)
         self._writer.publish(message)
         copies = self._copies(message)
@@ -601,12 +605,14 @@ class PostgresEngine:
             self._loop.call_soon(self.resolved)
         self._writer.wake()
 
-    def _know_topic(self, address: Address) -> None:
+    def _know_topic(self, address: Address) -> Queue:
         """A topic's row, for the catalogue; nothing waits for it."""
-        if address not in self._topic_queues:
-            self._topic_queues[address] = Queue(address)
-            self._fresh.append(self._topic_queues[address])
+        known = self._topic_queues.get(address)
+        if known is None:
+            known = self._topic_queues[address] = Queue(address)
+            self._fresh.append(known)
             self._writer.wake()
+        return known
 
     def _let_go(
         self, subscription: Subscription, ids: Sequence[MessageId], refusal: Refusal
@@ -650,6 +656,16 @@ class PostgresEngine:
                 queue.lower()  # who died may have held what comes before all that we look at
             self._writer.wake()
             self._keeper.others_changed()
+
+    def _used(self) -> Iterator[tuple[int, Counts]]:
+        """What was counted at queues and topics that have an id."""
+        for queue in self._queues.values():
+            if queue.id and queue.id > 0 and not queue.owned:
+                yield queue.id, queue.counts
+        for address, queue in self._topic_queues.items():
+            if queue.id and queue.id > 0:
+                self._topics.count(address, queue.counts)
+                yield queue.id, queue.counts
 
     def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
         """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which."""

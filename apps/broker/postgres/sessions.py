@@ -7,6 +7,7 @@ reconnects within it) and ends the session. A machine that vanishes without clos
 
 import asyncio
 import logging
+import math
 import os
 import random
 import socket
@@ -19,6 +20,7 @@ from psycopg.types.json import Jsonb
 from apps.broker.engine import SessionId
 from apps.broker.postgres.pipeline import connect, first_line
 from apps.broker.postgres.scheduler import run_due
+from apps.broker.postgres.statistics import StatisticsWriter
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -97,6 +99,7 @@ class SessionKeeper:
         self._look = asyncio.Event()
         self._turn = asyncio.Lock()
         self._lockless: dict[int, float] = {}
+        self.statistics = StatisticsWriter(lambda: ())
         self._pause = ROUND
         self._tidied = self._trusted = self._rounded = -_jitter.uniform(0, TIDY)
         self._renewed = 0.0
@@ -142,6 +145,7 @@ class SessionKeeper:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._connection and not self._connection.closed:
             try:
+                await self.statistics.write(self._connection, math.inf)
                 await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)", [self.session])
             except psycopg.Error as error:
                 logger.warning("the session ends by its lease, the database is away: %s", error)
@@ -269,6 +273,7 @@ class SessionKeeper:
         if lanes:
             cursor = await connection.execute(_READY, [list(column) for column in zip(*lanes, strict=True)])
             self._found_ready([(row[0], row[1], row[2]) for row in await cursor.fetchall()])
+        await self.statistics.write(connection, now)
         if now - self._tidied >= TIDY:
             self._tidied = now
             await self._tidy(connection)

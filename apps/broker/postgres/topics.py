@@ -8,6 +8,7 @@ is `msgweb.send()` in SQL, which packs the same.
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
 
 from apps.broker import patterns
 from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
@@ -15,8 +16,12 @@ from apps.broker.headers import decode_headers
 from apps.broker.patterns import PatternTrie
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.packing import int4
+from apps.broker.postgres.statistics import Counts
 
 PACKED_LIMIT = 5900  # bytes: base64 makes 7,868 of them, and a notification holds 7,999
+
+
+UNCOUNTED_LIMIT = 10_000  # topics of which deliveries are counted that nobody here has named
 
 
 class Topics:
@@ -25,6 +30,8 @@ class Topics:
     def __init__(self) -> None:
         self._exact: dict[Address, list[Subscription]] = {}
         self._patterns: dict[str, PatternTrie[Subscription]] = {}  # by namespace
+        self._delivered: dict[Address, int] = {}
+        self._dropped: WeakKeyDictionary[Subscription, int] = WeakKeyDictionary()  # how much of it was counted
 
     def add(self, subscription: Subscription) -> None:
         """Begin to deliver to it.
@@ -59,6 +66,15 @@ class Topics:
         for address, subscriptions in self._exact.items():
             yield address, len(subscriptions)
 
+    def count(self, address: Address, counts: Counts) -> None:
+        """Add what this topic's own subscribers were given and dropped since the last time."""
+        counts.delivered += self._delivered.pop(address, 0)
+        for subscription in self._exact.get(address, ()):
+            before = self._dropped.get(subscription, 0)
+            if subscription.dropped > before:
+                counts.dropped += subscription.dropped - before
+                self._dropped[subscription] = subscription.dropped
+
     def deliver(self, message: Message) -> None:
         """Hand a message to every local subscriber. A slow one drops and counts it itself."""
         address = message.address
@@ -68,6 +84,9 @@ class Topics:
             subscriptions = [*subscriptions, *trie.lookup(address.name)]
         if not subscriptions:
             return
+        if len(self._delivered) > UNCOUNTED_LIMIT:
+            self._delivered.clear()
+        self._delivered[address] = self._delivered.get(address, 0) + len(subscriptions)
         delivery = [Delivery(MessageId(0), address, message.headers, message.body, False, 1)]
         headers: dict[str, str] | None = None
         for subscription in list(subscriptions):

@@ -4,12 +4,13 @@ import json
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
 
-from apps.broker import catalogue, queue_actions, queue_settings
+from apps.broker import catalogue, queue_actions, queue_settings, statistics
 from msgweb.errors import MsgwebError
 
 
@@ -32,6 +33,9 @@ class Command(BaseCommand):
 
         action("list", "The queues of a namespace, with what waits in them.", queue=False)
         action("show", "A queue's settings.")
+        stats = action("stats", "What happened at a queue: counts and gauges for each span of time.")
+        stats.add_argument("--last", type=int, default=600, metavar="SECONDS", help="how far back (default 600)")
+        stats.add_argument("--every", type=int, default=60, metavar="SECONDS", help="a line for each span (default 60)")
         setting = action("set", f"Change settings: {', '.join(queue_settings.NAMES)}. The queue is made if missing.")
         setting.add_argument("settings", nargs="+", metavar="NAME=VALUE", help="such as message_ttl=5m max_length=10k")
         unset = action("unset", "Set settings back to their defaults.")
@@ -75,6 +79,15 @@ class Command(BaseCommand):
 
     def _show(self, options: dict[str, Any], namespace: str, queue: str) -> Any:
         return asdict(queue_settings.get(namespace, queue))
+
+    def _stats(self, options: dict[str, Any], namespace: str, queue: str) -> Any:
+        queue_settings.get(namespace, queue)  # says so if there is none
+        last, every = options["last"], options["every"]
+        if every < 10 or not every <= last <= 10_000 * every:
+            raise CommandError("--every is 10 seconds or more, and --last one to 10,000 times that")
+        until = timezone.now()
+        points = statistics.series(namespace, queue, until - timedelta(seconds=last), until, resolution=every)
+        return [asdict(point) for point in points]
 
     def _set(self, options: dict[str, Any], namespace: str, queue: str) -> Any:
         settings: dict[str, Any] = {}

@@ -99,6 +99,7 @@ DECLARE
     source msgweb.destination;
     target integer;
     moved  record;
+    number bigint;
     ready  integer[] := '{}';
 BEGIN
     FOR source IN SELECT * FROM msgweb.destination d
@@ -115,9 +116,11 @@ BEGIN
             DELETE FROM msgweb.message WHERE id = ANY (ids) AND destination = source.id;
             CONTINUE;
         END IF;
+        number := 0;
         FOR moved IN SELECT m.id, m.persistent, m.group_key FROM msgweb.message m
             WHERE m.id = ANY (ids) AND m.destination = source.id
         LOOP
+            number := number + 1;
             UPDATE msgweb.message m SET
                 id = nextval('msgweb.message_id'), destination = target, session = NULL, deliveries = 0, failures = 0,
                 origin = source.id, expires_at = NULL, available_at = NULL, group_key = NULL,
@@ -134,6 +137,7 @@ BEGIN
         END LOOP;
         IF FOUND THEN
             ready := ready || target;
+            PERFORM msgweb.count(source.id, dead_lettered => number);
         END IF;
     END LOOP;
     RETURN ready;
@@ -484,6 +488,8 @@ BEGIN
             PERFORM pg_advisory_xact_lock(k) FROM (
                 SELECT DISTINCT msgweb.group_lock(m.destination, m.group_key) AS k FROM msgweb.message m
                 WHERE m.id = ANY (letters || dropped) AND m.group_key IS NOT NULL ORDER BY 1) AS locks;
+            PERFORM msgweb.count(m.destination, expired => count(*)) FROM msgweb.message m
+            WHERE m.id = ANY (dropped || letters) GROUP BY m.destination;
             ready := ready || msgweb.dead_letter(letters, 'expired');
             FOR expired IN DELETE FROM msgweb.message m WHERE m.id = ANY (dropped) RETURNING m.destination, m.group_key
             LOOP
@@ -629,6 +635,9 @@ BEGIN
     SELECT * INTO sent FROM msgweb.enqueue(target, body, encoded, persistent, priority, ttl, delay, message_group,
                                            deduplication, true);
     PERFORM msgweb.announce(target, sent.id, sent.outcome, message_group, sent.ready);
+    IF sent.id IS NOT NULL THEN
+        PERFORM msgweb.count(target, sent => 1, sent_bytes => octet_length(encoded) + octet_length(body));
+    END IF;
     RETURN sent.id;
 END $$;
 

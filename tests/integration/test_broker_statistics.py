@@ -1,0 +1,155 @@
+"""Statistics: what processes count, what SQL counts, and that rolling up changes no sum."""
+
+import asyncio
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+from django.db import connections
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from apps.accounts.models import Namespace
+from apps.broker import catalogue, outbox, statistics
+from apps.broker.engine import Address, Message, Refusal
+from apps.broker.postgres import PostgresEngine
+from tests.conformance.engines import Recorder, done, send
+
+pytestmark = pytest.mark.django_db(transaction=True)
+N = "statistics.test"
+
+
+@pytest.fixture
+def queue() -> Address:
+    Namespace.objects.get_or_create(name=N)
+    return Address(N, "queue", f"q-{uuid.uuid4()}")
+
+
+def total(queue: Address, minutes: int = 5) -> dict[str, int]:
+    """The sums of the last minutes."""
+    now = datetime.now(UTC)
+    points = statistics.series(
+        queue.namespace, queue.name, now - timedelta(minutes=minutes), now + timedelta(seconds=20)
+    )
+    return {name: sum(getattr(point, name) for point in points) for name in statistics.COUNTED}
+
+
+def test_what_an_engine_did_is_written_down(conninfo, queue):
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 10)
+        await send(engine, queue, b"12345", b"12345", b"12345")
+        await consumer.count(3)
+        engine.ack(subscription, consumer.ids[:1])
+        engine.nack(subscription, consumer.ids[1:2])
+        await consumer.count(4)
+        await done(lambda callback: engine.nack(subscription, consumer.ids[2:3], callback, Refusal(dead_letter=True)))
+        await engine.close()  # writes what was counted last
+
+    asyncio.run(work())
+    outbox.send(N, queue.name, "123")
+    found = total(queue)
+    assert {name: found[name] for name in ("sent", "delivered", "acked", "redelivered", "failed", "dead_lettered")} == {
+        "sent": 4,
+        "delivered": 4,
+        "acked": 1,
+        "redelivered": 1,
+        "failed": 2,
+        "dead_lettered": 1,
+    }
+    assert found["sent_bytes"] == 18
+
+
+def test_topics_count_deliveries(conninfo, queue):
+    topic = queue._replace(kind="topic")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumers = [Recorder(engine), Recorder(engine)]
+        for consumer in consumers:
+            engine.subscribe(topic, consumer, 10)
+        await send(engine, topic, b"x", b"y")
+        await send(engine, queue, b"so that the topic has an id")
+        await engine.close()
+
+    asyncio.run(work())
+    now = datetime.now(UTC)
+    points = statistics.series(N, topic.name, now - timedelta(minutes=1), now + timedelta(seconds=20), kind="topic")
+    assert (sum(point.sent for point in points), sum(point.delivered for point in points)) == (2, 4)
+
+
+def test_gauges_are_sampled_once_by_whoever_comes_first(conninfo, queue):
+    for _ in range(3):
+        outbox.send(N, queue.name, "x")
+    with psycopg.connect(conninfo, autocommit=True) as one, psycopg.connect(conninfo) as two:
+        one.execute("TRUNCATE msgweb.statistic")  # of this moment's samples by others
+        two.execute("SELECT pg_advisory_xact_lock(1297568602, 0)")
+        assert one.execute("SELECT msgweb.sample_queues()").fetchone() == (False,)  # another is at it
+        two.commit()
+        one.execute("SELECT msgweb.sample_queues()")
+        [[samples]] = one.execute(
+            "SELECT count(*) FROM msgweb.statistic s JOIN msgweb.destination d ON d.id = s.destination"
+            " WHERE d.name = %s AND s.ready = 3",
+            [queue.name],
+        ).fetchall()
+    assert samples == 1
+
+
+def test_the_list_of_queues_shows_rates(conninfo, queue):
+    outbox.send(N, queue.name, "x")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("UPDATE msgweb.statistic SET at = at - interval '20 seconds'")
+        connection.execute("UPDATE msgweb.statistic SET sent = 120 WHERE sent > 0")
+    (found,) = [one for one in catalogue.queues(N) if one.name == queue.name]
+    assert found.rates.sent == 2.0
+
+
+ages = st.integers(0, 500 * 86_400)  # seconds
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(ages, st.integers(0, 1000), st.integers(1, 2)), min_size=1, max_size=30))
+def test_rolling_up_changes_no_sum_and_leaves_nothing_finer_than_it_should(conninfo, rows):
+    moment = datetime(2026, 6, 1, 12, tzinfo=UTC)
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("TRUNCATE msgweb.statistic")
+        for age, sent, destination in rows:
+            connection.execute(
+                "INSERT INTO msgweb.statistic (resolution, at, destination, sent, ready)"
+                " VALUES (10, date_bin('10 seconds', %s, '2000-01-01'), %s, %s, %s)",
+                [moment - timedelta(seconds=age), destination, sent, sent],
+            )
+        kept = sum(sent for age, sent, _ in rows if age < 365 * 86_400)
+        for _ in range(2):
+            connection.execute("SELECT msgweb.roll_up_statistics(%s)", [moment])
+        found = connection.execute("SELECT resolution, at, sent, ready FROM msgweb.statistic").fetchall()
+    edge = {sent for age, sent, _ in rows if abs(age - 365 * 86_400) <= 2 * 86_400}
+    assert edge or sum(row[2] for row in found) == kept
+    for resolution, at, sent, ready in found:
+        age = (moment - at).total_seconds()
+        assert age <= {10: 3700, 60: 90_100, 3600: 366 * 86_400}[resolution]
+        assert ready is not None
+        assert ready <= sent
+
+
+def test_a_process_without_a_database_keeps_its_counts(conninfo, queue):
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        await done(lambda callback: engine.send(Message(queue, b"x"), callback))
+        writer = engine._keeper.statistics
+        connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        await connection.close()
+        with pytest.raises(psycopg.OperationalError):
+            await writer.write(connection, 1e12)
+        await done(lambda callback: engine.send(Message(queue, b"x"), callback))
+        await engine.close()
+
+    asyncio.run(work())
+    with closing(connections["default"]):
+        assert total(queue)["sent"] == 2
