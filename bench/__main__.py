@@ -1,6 +1,6 @@
-"""Measure our broker and RabbitMQ's STOMP plugin in turns, under the same load, and print a table.
+"""Measure our broker, RabbitMQ's STOMP plugin and ActiveMQ in turns, under the same load, and print a table.
 
-Both are started from nothing in temporary folders on the same disk; one at a time is under load, the other idles.
+All are started from nothing in temporary folders on the same disk; one at a time is under load, the other idles.
 Nothing stays behind, after Ctrl-C neither. Figures of different machines or hours do not compare.
 """
 
@@ -26,6 +26,7 @@ from bench.scenarios import FAULTS, SCENARIOS, Row, Scenario
 from msgweb.errors import MsgwebError
 
 WARM_UP = ("queue", "--messages", "2000", "--settle", "0")  # caches and code paths; a cold first run measures those
+OURS = "Msgweb"
 IDLE_SHARE = 0.05  # of one core: below that a broker counts as idle
 IDLE_SECONDS = 30.0
 RUN_SECONDS = 300
@@ -55,7 +56,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--repeat", type=_positive, default=3, metavar="R", help="runs of each broker (default 3)")
     parser.add_argument("--messages", type=_positive, metavar="N", help="per run, instead of the scenario's own number")
-    parser.add_argument("--only", choices=("ours", "peer"), help="measure one broker alone")
+    parser.add_argument(
+        "--only", nargs="+", choices=("ours", "rabbitmq", "activemq"), help="measure these brokers alone"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object with every single run, instead of a table")
     options = parser.parse_args(arguments)
     if "all" in options.scenario:
@@ -104,6 +107,8 @@ def load(broker: Broker, *arguments: str) -> Figures:
     """
     command = [
         *(sys.executable, str(Path(stompload.__file__).resolve()), *arguments),
+        *broker.arguments.get("", ()),
+        *broker.arguments.get(arguments[0], ()),
         *("--port", str(broker.port), "--login", broker.login, "--passcode", broker.passcode),
         *("--json", "--timeout", str(RUN_SECONDS)),
     ]
@@ -186,27 +191,28 @@ def faults(results: Results) -> list[str]:
 def table(results: Results, names: list[str]) -> str:
     """The results as a table in Markdown."""
     heads = ["scenario", *(f"{name} /s, median (min-max)" for name in names)]
-    heads += ["ratio"] if len(names) == 2 else []
+    heads += ["to the better"] if len(names) > 1 and names[0] == OURS else []
     heads += [f"{name} CPU µs" for name in names] + [f"{name} p50 / p99 ms" for name in names]
     heads += ["generator, cores", "others, cores"]
     lines = [heads, ["---", *("---:" for _ in heads[1:])]]
     for scenario, by_broker in results.items():
         for row in SCENARIOS[scenario].rows:
-            lines.append(_line(row, [by_broker[name] for name in names]))
+            sides = [by_broker[name] for name in names]
+            lines.append(_line(row, sides, ratio=len(names) > 1 and names[0] == OURS))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
         f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))} |" for line in lines
     )
 
 
-def _line(row: Row, sides: list[list[Figures]]) -> list[str]:
+def _line(row: Row, sides: list[list[Figures]], *, ratio: bool) -> list[str]:
     def median(runs: list[Figures], figure: str) -> float:
         return statistics.median(run[figure] for run in runs)
 
     rates = [[run[row.rate] for run in runs] for runs in sides]
     cells = [row.title, *(f"{statistics.median(one):,.0f} ({min(one):,.0f}-{max(one):,.0f})" for one in rates)]
-    if len(rates) == 2:
-        cells.append(f"{statistics.median(rates[0]) / statistics.median(rates[1]):.2f}")
+    if ratio:
+        cells.append(f"{statistics.median(rates[0]) / max(map(statistics.median, rates[1:])):.2f}")
     for runs in sides:
         figure = f"{row.prefix}broker_us_per_op"
         parts = [name for name in ("gateway", "postgres") if f"{row.prefix}{name}_us_per_op" in runs[0]]
@@ -249,11 +255,17 @@ def main(arguments: list[str] | None = None) -> int:
     if not Path("/proc/stat").exists():
         print("bench: the processor time of a broker is read from /proc, which is not here", file=sys.stderr)
         return 1
-    missing = brokers.why_no_rabbitmq() if options.only != "ours" else None
-    if missing:
-        _say(missing)
-        if options.only == "peer":
-            return 1
+    peers = {
+        "rabbitmq": (brokers.rabbitmq, brokers.why_no_rabbitmq()),
+        "activemq": (brokers.activemq, brokers.why_no_activemq()),
+    }
+    wanted = options.only or ["ours", *peers]
+    for name, (_, missing) in peers.items():
+        if name in wanted and missing:
+            _say(missing)
+            wanted.remove(name)
+    if not wanted:
+        return 1
     try:
         with ExitStack() as stack:
             running: list[Broker] = []
@@ -267,10 +279,9 @@ def main(arguments: list[str] | None = None) -> int:
             }
             try:
                 _say("Starting ...")
-                if options.only != "peer":
+                if "ours" in wanted:
                     running.append(stack.enter_context(brokers.ours()))
-                if options.only != "ours" and not missing:
-                    running.append(stack.enter_context(brokers.rabbitmq()))
+                running += [stack.enter_context(peers[name][0]()) for name in peers if name in wanted]
                 results, failures = compare(running, options)
             finally:
                 # A second Ctrl-C must not leave half of it running; the stack ends the brokers after this.

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ STOMP_GREETING = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:%b\npasscode:%b\n\
 DEBIAN_RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
+ACTIVEMQ = Path("/usr/share/activemq/bin/activemq.jar")  # Debian's
+
+
 class BenchError(Exception):
     """The measurement cannot go on; the message is for the person at the terminal."""
 
@@ -40,6 +43,7 @@ class Broker:
     Attributes:
         pids: its processes by name; each stands for its whole process tree.
         fsync: how it treats the disk, for the table's foot.
+        arguments: stompload's options for it, by scenario; those of "" are for all.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Broker:
     passcode: str
     pids: dict[str, int]
     fsync: str
+    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @contextmanager
@@ -161,6 +166,68 @@ def rabbitmq() -> Iterator[Broker]:
         name = f"{_package_version('rabbitmq-server')}, Erlang {_package_version('erlang-base')}"
         pids = {"rabbitmq": server.pid}
         yield Broker("RabbitMQ", name, stomp, "guest", "guest", pids, "its defaults: durable classic queues")
+
+
+def why_no_activemq() -> str | None:
+    """What is missing for the second peer, in one line, or None."""
+    if not ACTIVEMQ.exists() or not shutil.which("java"):
+        return "ActiveMQ is not installed, so it is not in the table: apt-get install activemq"
+    return None
+
+
+@contextmanager
+def activemq() -> Iterator[Broker]:
+    """ActiveMQ with STOMP over NIO and its KahaDB store; touches no service and no folder of the system.
+
+    Two settings differ from its defaults, since without them it measures something else: no thread for each
+    destination, and TCP_NODELAY.
+
+    Raises:
+        BenchError: it ended, or did not serve in time.
+    """
+    with ExitStack() as stack:
+        home = Path(tempfile.mkdtemp(prefix="activemq-bench-", dir=_temporary())).resolve()
+        stack.callback(shutil.rmtree, home, ignore_errors=True)
+        (port,) = free_ports(1)
+        (home / "conf").mkdir()
+        (home / "conf" / "activemq.xml").write_text(_ACTIVEMQ_XML.replace("PORT", str(port)))
+        command = [
+            *(
+                "java",
+                "-Xmx1G",
+                "-Dorg.apache.activemq.UseDedicatedTaskRunner=false",
+                "-Djava.util.logging.config.file=",
+            ),
+            *(
+                f"-Dactivemq.home={ACTIVEMQ.parent.parent}",
+                f"-Dactivemq.base={home}",
+                f"-Dactivemq.conf={home / 'conf'}",
+            ),
+            *("-jar", str(ACTIVEMQ), "start", f"xbean:file:{home / 'conf' / 'activemq.xml'}"),
+        ]
+        log = home / "server.log"
+        server = stack.enter_context(_process("ActiveMQ", command, dict(os.environ), log, signal.SIGTERM, home))
+        _until(lambda: _greets(port, "guest", "guest"), server, "ActiveMQ", log)
+        arguments = {"": ("--prefetch-header", "activemq.prefetchSize"), "rpc": ("--reply", "temp")}
+        version = _package_version("activemq")
+        pids = {"activemq": server.pid}
+        yield Broker("ActiveMQ", version, port, "guest", "guest", pids, "its defaults: KahaDB, synced", arguments)
+
+
+_ACTIVEMQ_XML = """<beans xmlns="http://www.springframework.org/schema/beans"
+  xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"
+  xsi:schemaLocation="http://www.springframework.org/schema/beans
+    http://www.springframework.org/schema/beans/spring-beans-2.0.xsd
+    http://activemq.apache.org/schema/core http://activemq.apache.org/schema/core/activemq-core.xsd">
+  <bean class="org.springframework.beans.factory.config.PropertyPlaceholderConfigurer"/>
+  <broker xmlns="http://activemq.apache.org/schema/core" useJmx="false" brokerName="localhost"
+    dataDirectory="${activemq.base}/data">
+    <persistenceAdapter><kahaDB directory="${activemq.base}/data/kahadb"/></persistenceAdapter>
+    <transportConnectors><transportConnector name="stomp"
+      uri="stomp+nio://127.0.0.1:PORT?transport.closeAsync=false&amp;transport.tcpNoDelay=true"/></transportConnectors>
+  </broker>
+</beans>
+"""
 
 
 def _rabbitmq_account() -> Account:

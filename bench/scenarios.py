@@ -51,6 +51,33 @@ SCENARIOS = {
         ("--producers", "1", "--window", "1"),
         (Row("publish, one at a time", "msg_per_s", latency="receipt"),),
     ),
+    "publish-8x1": Scenario(
+        "publish",
+        10_000,
+        ("--producers", "8", "--window", "1"),
+        (Row("publish, 8 producers, one at a time each", "msg_per_s", latency="receipt"),),
+    ),
+    "queue-1": Scenario(
+        "queue",
+        10_000,
+        ("--size", "256", "--producers", "2", "--consumers", "2", "--prefetch", "1"),
+        (Row("queue, prefetch 1, 2 to 2", "msg_per_s", latency="e2e"),),
+    ),
+    "paced": Scenario(
+        "queue",
+        5_000,
+        ("--size", "256", "--rate", "1000", *_BOTH),
+        (Row("queue, paced at 1,000/s", "msg_per_s", latency="e2e"),),
+    ),
+    **{
+        f"topic-{subscribers}": Scenario(
+            "topic",
+            messages,
+            ("--subscribers", str(subscribers)),
+            (Row(f"topic, {subscribers:,} subscribers: deliveries", "deliveries_per_s"),),
+        )
+        for subscribers, messages in ((1, 30_000), (10, 10_000), (100, 1_500), (1_000, 150))
+    },
     "publish-8": Scenario(
         "publish",
         50_000,

@@ -4,7 +4,7 @@ Counts stop at `COUNT_LIMIT`, so that a page costs the same whether a thousand o
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -81,7 +81,7 @@ def queues(namespace: str | None = None) -> list[QueueInfo]:
         namespace=namespace,
     )
     known = rates(namespace)
-    return [QueueInfo(*row, rates=known.get((row[0], "queue", row[1]), Rates())) for row in rows]
+    return [replace(QueueInfo(*row), rates=known.get((row[0], "queue", row[1]), Rates())) for row in rows]
 
 
 def topics(namespace: str | None = None) -> list[TopicInfo]:
