@@ -143,7 +143,7 @@ def _overtakers(facts: Facts, first: Send, delivery: Delivery, others: list[Send
         if not precedes(first, other):
             continue
         for overtaking in other.deliveries:
-            if not delivery.surely_after(overtaking) or not _was_ready(facts, before, overtaking, other):
+            if not _taken_after(facts, delivery, overtaking) or not _was_ready(facts, before, overtaking, other):
                 continue
             since = first.at if before is None else before.at
             if facts.disturbed(overtaking.place.connection.server, first.event.queue, since, delivery.at):
@@ -156,6 +156,12 @@ def _overtakers(facts: Facts, first: Send, delivery: Delivery, others: list[Send
             )
 
 
+def _taken_after(facts: Facts, delivery: Delivery, overtaking: Delivery) -> bool:
+    if delivery.place is overtaking.place:
+        return delivery.order > overtaking.order
+    return facts.claimed_after(delivery, overtaking.at, overtaking.place.connection.server)
+
+
 def _was_ready(facts: Facts, before: Delivery | None, overtaking: Delivery, other: Send) -> bool:
     """Whether a message was ready when another's delivery was made. `before`: its own last delivery until then."""
     if before is None:
@@ -166,7 +172,7 @@ def _was_ready(facts: Facts, before: Delivery | None, overtaking: Delivery, othe
             return False
         if overtaking.place.connection is before.place.connection:
             return overtaking.rank > given_back.seen_rank
-        return overtaking.low > given_back.seen
+        return facts.claimed_after(overtaking, given_back.seen, before.place.connection.server)
     if before.tried or before.until == math.inf or before.place.event.patient:
         return False
     if facts.over(before.place.connection.server, before.place.event.at, before.until):

@@ -15,6 +15,7 @@ from tests.chaos.history import (
     CRASH,
     DISTURBING,
     FATAL,
+    RECOVERED,
     Closed,
     Delivered,
     Ending,
@@ -31,6 +32,9 @@ from tests.chaos.history import (
     Verb,
     in_order,
 )
+
+#: After a consumer ended nothing is taken for it any more, but what was may be on its way for a moment.
+NEIGHBOUR_SECONDS = 2.0
 
 #: done: it took effect. never: it did not and will not. unknown: either.
 Fate = Literal["done", "never", "unknown"]
@@ -173,7 +177,7 @@ class Facts:
         deliveries: all, in the order in which they were seen.
         unsent: deliveries of what nobody sent.
         unpaid: deliveries beyond the subscription's credit.
-        crashes: when Postgres crashed.
+        crashes: when Postgres was crashing: from a kill on until it was back.
         overs: when sessions ended, by server.
         disturbances: when which server's transactions may have been aborted.
     """
@@ -187,9 +191,10 @@ class Facts:
         self.transactions: dict[str, Transaction] = {}
         self.connections: dict[str, Connection] = {}
         self.places: dict[str, Place] = {}
+        self._places_of: dict[tuple[str, str], list[Place]] = defaultdict(list)
         self.remaining: list[Remaining] = []
         self.overs: dict[str, list[float]] = defaultdict(list)
-        self.crashes: list[float] = []
+        self.crashes: list[tuple[float, float]] = []
         self.disturbances: list[tuple[float, str]] = []
         self._ops: dict[int, tuple[Event, int]] = {}
         self._outcomes: dict[int, tuple[Outcome, int]] = {}
@@ -203,12 +208,33 @@ class Facts:
     # -- questions
 
     def crashed(self, after: float, before: float = math.inf) -> bool:
-        """Whether Postgres crashed then."""
-        return any(after <= crash <= before for crash in self.crashes)
+        """Whether Postgres was crashing at a time within these."""
+        return any(after <= back and begun <= before for begun, back in self.crashes)
 
     def over(self, server: str, after: float, before: float = math.inf) -> bool:
         """Whether a session of that process ended then."""
         return any(after <= at <= before for at in self.overs.get(server, ()))
+
+    def claimed_after(self, delivery: Delivery, at: float, server: str) -> bool:
+        """Whether a message was taken from its queue after that time, for certain, which is one of a process.
+
+        Within a process taking and handing out are one. But what another process took for one of its consumers it may
+        give to the next one, whose credit or whose subscription is younger than that: there `low` says enough only
+        where the consumer had no neighbour.
+        """
+        if delivery.low <= at:
+            return False
+        return delivery.place.connection.server == server or self._alone(delivery, at)
+
+    def _alone(self, delivery: Delivery, at: float) -> bool:
+        place = delivery.place
+        key = (place.connection.server, place.event.queue)
+        return not any(
+            other is not place
+            and other.event.at <= delivery.at
+            and min(other.end, other.connection.end) >= at - NEIGHBOUR_SECONDS
+            for other in self._places_of[key]
+        )
 
     def disturbed(self, other_than: str, queue: str, after: float, before: float) -> bool:
         """Whether a claim on that queue by another process may have been aborted then."""
@@ -231,7 +257,9 @@ class Facts:
                 case Closed():
                     closed.setdefault(event.connection, event)
                 case Subscribing():
-                    self.places[event.subscription] = Place(event, self.connections[event.connection])
+                    place = Place(event, self.connections[event.connection])
+                    self.places[event.subscription] = place
+                    self._places_of[place.connection.server, event.queue].append(place)
                 case Unsubscribing():
                     self.places[event.subscription].end = event.at
                 case Sending() | Settling() | Ending():
@@ -244,7 +272,9 @@ class Facts:
                     if event.kind in DISTURBING:
                         self.disturbances.append((event.at, event.server))
                     if event.kind == CRASH:
-                        self.crashes.append(event.at)
+                        self.crashes.append((event.at, math.inf))
+                    elif event.kind == RECOVERED and self.crashes:
+                        self.crashes[-1] = (self.crashes[-1][0], event.at)
                 case SessionOver():
                     self.overs[event.server].append(event.at)
                 case Remaining():

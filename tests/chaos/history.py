@@ -194,8 +194,10 @@ class Remaining(Event):
 FATAL = frozenset({"gateway-kill", "gateway-term", "worker-kill", "worker-term"})
 #: Faults by which a process's transaction in Postgres may be aborted, with all that it had locked.
 DISTURBING = FATAL | {"gateway-freeze", "worker-freeze", "backend-kill", "postgres-kill"}
-#: After this one non-persistent messages may be gone.
+#: From this one on until the other, non-persistent messages may go: what is left of a killed server works on until
+#: the next one has started.
 CRASH = "postgres-kill"
+RECOVERED = "postgres-back"
 
 _KINDS: dict[str, type[Event]] = {
     kind.__name__: kind

@@ -144,8 +144,8 @@ class Features:
     """
 
     groups: bool = True
-    stomp_groups: bool = False
-    delayed_nacks: bool = False
+    stomp_groups: bool = True
+    delayed_nacks: bool = True
     retry_delay: bool = True
     faults: tuple[str, ...] = tuple(FAULTS)
 

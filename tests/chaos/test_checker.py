@@ -88,8 +88,15 @@ class TestLost:
         story.fault("gateway-kill", "a")
         assert broken(story) == {"lost"}
 
+    def test_what_is_left_of_a_killed_postgres_may_take_a_message_and_lose_it(self, story: Story) -> None:
+        story.fault("postgres-kill", "postgres")
+        story.send(1, persistent=False)
+        story.fault("postgres-back", "postgres")
+        assert broken(story) == set()
+
     def test_a_crash_before_the_send_is_no_excuse(self, story: Story) -> None:
         story.fault("postgres-kill", "postgres")
+        story.fault("postgres-back", "postgres")
         story.send(1, persistent=False)
         assert broken(story) == {"lost"}
 

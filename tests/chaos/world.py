@@ -22,7 +22,7 @@ from psycopg.conninfo import make_conninfo
 from msgweb import database
 from msgweb.home import REPOSITORY
 from msgweb.launcher import programs
-from tests.chaos.history import Event, Fault, SessionOver
+from tests.chaos.history import RECOVERED, Event, Fault, SessionOver
 from tests.installation import free_ports
 
 START_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
@@ -306,6 +306,7 @@ class World:
         self._postgres.signal(signal.SIGKILL, group=whole)
         await self._postgres.ended
         await self.start_postgres()
+        self.events.append(Fault(time.monotonic(), RECOVERED, "postgres"))
 
     async def _kill_backends(self, process: Process, chance: random.Random) -> None:
         """pg_terminate_backend for some of a gateway's connections."""
