@@ -176,7 +176,7 @@ def test_dead_letters_go_back_where_they_came_from_in_their_order(conninfo, queu
 
 def test_kept_messages_are_listed_searched_trimmed_and_replayed(conninfo, queue_name):
     queue = Address(N, "queue", queue_name)
-    queue_settings.change(N, queue_name, {"keep_messages": 3})
+    queue_settings.change(N, queue_name, {"keep_for": "1h"})
 
     async def work(engine: PostgresEngine) -> None:
         consumer = Recorder(engine, acks=True)
@@ -198,6 +198,7 @@ def test_kept_messages_are_listed_searched_trimmed_and_replayed(conninfo, queue_
             (third,) = queue_actions.kept(N, queue_name, correlation_id="c:2")
             assert bodies(before=third.id) == [b"1", b"0"]
             assert bodies(since=third.acked_at, until=third.acked_at) == []
+            queue_settings.change(N, queue_name, {"keep_messages": 3})
             with psycopg.connect(conninfo, autocommit=True) as connection:
                 connection.execute("SELECT msgweb.tidy_queues()")
             assert bodies() == [b"4", b"3", b"2"]

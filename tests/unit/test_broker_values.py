@@ -8,6 +8,7 @@ from apps.broker.engine import Address, Message, parse_address
 from apps.broker.headers import RESERVED, decode_headers, encode_headers
 from apps.broker.postgres import packing, topics
 from apps.broker.postgres.batch import Batch
+from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sql import QUERIES
 from msgweb.errors import BadDestination, BadMessage
 
@@ -89,17 +90,22 @@ def test_every_statement_has_a_name_and_one_statement():
 
 
 def test_a_batch_that_touched_thousands_of_queues_wakes_others_within_the_limit_of_a_notification():
-    batch = Batch(1, 1, [], claims=[], payloads=[], large_payloads=[], announce=True)
+    batch = Batch(1, 1, 1, [], payloads=[], large_payloads=[], announce=True, draw=False, low=False)
     touched = set(range(2_000_000_000, 2_000_001_950))  # ids as long as they get
-    steps = batch.steps({}, set(touched))
+    for identifier in touched:
+        queue = Queue(Address("n", "queue", str(identifier)))
+        queue.id = identifier
+        batch.touched.add(queue)
     woken = []
-    for name, parameters in steps:
+    for name, parameters in batch.steps({}, lambda: ([], [])):
         if name == "wake":
-            [array] = parameters
+            array = parameters[0]
             assert array is not None
+            ids = list(dict.fromkeys(packing.unpack_int4_array(array)))
             count = int.from_bytes(array[12:16], "big")
-            ids = [int.from_bytes(array[24 + 8 * place : 28 + 8 * place], "big") for place in range(count)]
-            assert len(",".join(map(str, ids))) < 8000
+            assert count == 10 * len(ids)  # each with its ten priorities
+            longest = ",".join(f"{one}:{2**63 - 1}g" for one in ids)
+            assert len(longest) < 8000
             woken += ids
     assert set(woken) == touched
     assert len(woken) == len(touched)

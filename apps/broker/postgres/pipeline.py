@@ -33,6 +33,8 @@ SERVER_TIMEOUTS = (
     " SET tcp_user_timeout = 15000"
 )
 
+OLDEST_SERVER = 150000  # what the tests run on begins here
+
 Step = tuple[str, Sequence[bytes | None]]
 
 
@@ -48,6 +50,11 @@ async def connect(conninfo: str, name: str) -> psycopg.AsyncConnection[Any]:
         make_conninfo(conninfo, application_name=name, **defaults), autocommit=True
     )
     try:
+        version = connection.info.server_version
+        if version < OLDEST_SERVER:
+            raise psycopg.NotSupportedError(
+                f"PostgreSQL {OLDEST_SERVER // 10000} or newer is needed, not {version // 10000}"
+            )
         await connection.execute(f"{PLANNING}; {SERVER_TIMEOUTS}")
     except BaseException:
         await connection.close()

@@ -1,0 +1,131 @@
+"""A database that cannot: full, read-only, too old, without permission. A clear error, and it goes on by
+itself when the database does."""
+
+import asyncio
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from apps.accounts.models import Namespace
+from apps.broker.engine import Address, Message
+from apps.broker.postgres import PostgresEngine, pipeline
+from msgweb.errors import Unavailable
+from tests.conformance.engines import Recorder, done, send
+
+pytestmark = pytest.mark.django_db(transaction=True)
+N = "bad.databases"
+
+
+@contextmanager
+def full(connection: psycopg.Connection) -> Iterator[None]:
+    """As Postgres says it when the disk is full: whoever inserts is refused with SQLSTATE 53100."""
+    connection.execute(
+        "CREATE FUNCTION msgweb.disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
+    )
+    connection.execute(
+        "CREATE TRIGGER disk_full BEFORE INSERT ON msgweb.message FOR EACH ROW EXECUTE FUNCTION msgweb.disk_full()"
+    )
+    try:
+        yield
+    finally:
+        connection.execute("DROP TRIGGER disk_full ON msgweb.message")
+        connection.execute("DROP FUNCTION msgweb.disk_full()")
+
+
+@contextmanager
+def read_only(connection: psycopg.Connection) -> Iterator[None]:
+    """A standby, or somebody's emergency brake: new connections may not write."""
+    name = sql.Identifier(connection.info.dbname)
+    connection.execute(sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(name))
+    end_connections(connection)
+    try:
+        yield
+    finally:
+        connection.execute("SET default_transaction_read_only = off")
+        connection.execute(sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(name))
+        end_connections(connection)
+
+
+def end_connections(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'msgweb%%' AND datname = current_database()"
+    )
+
+
+@pytest.mark.parametrize(("trouble", "refuses"), [(full, True), (read_only, False)])
+def test_the_engine_says_so_and_goes_on_when_the_database_does(
+    conninfo, trouble: Callable[[psycopg.Connection], object], refuses: bool
+) -> None:
+    """A database that refuses is reported to the sender at once; one that is away is waited for."""
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine, acks=True)
+        engine.subscribe(queue, consumer, 10)
+        await send(engine, queue, b"before")
+        await consumer.count(1)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            with trouble(connection):  # type: ignore[attr-defined]
+                other = queue._replace(name=f"{queue.name}-nobody-consumes")
+                during = Message(other, b"during", persistent=True)
+                task = asyncio.ensure_future(done(lambda callback: engine.send(during, callback)))
+                if refuses:
+                    with pytest.raises(Unavailable) as refused:
+                        await task
+                    assert refused.value.code == "unavailable"
+                else:
+                    await asyncio.sleep(0.5)  # nothing can be waited for: nothing happens
+                    assert not task.done()
+            if not refuses:
+                await task
+        await send_until_taken(engine, queue, b"after")
+        await consumer.until(lambda: b"after" in consumer.bodies)
+        await engine.close()
+
+    asyncio.run(work())
+
+
+async def send_until_taken(engine: PostgresEngine, queue: Address, body: bytes) -> None:
+    """As a client does: again after `unavailable`."""
+    async with asyncio.timeout(15):
+        while True:
+            try:
+                await send(engine, queue, body)
+            except Unavailable:
+                continue
+            return
+
+
+def test_a_postgres_that_is_too_old_is_refused_by_its_version(conninfo, monkeypatch):
+    monkeypatch.setattr(pipeline, "OLDEST_SERVER", 990000)
+
+    async def work() -> None:
+        with pytest.raises(Unavailable, match=r"PostgreSQL 99 or newer is needed, not \d+"):
+            await PostgresEngine(conninfo).start()
+
+    asyncio.run(work())
+
+
+def test_without_permission_the_error_says_whose(conninfo):
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        name = f"visitor_{uuid.uuid4().hex[:8]}"
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'x'").format(sql.Identifier(name)))
+        try:
+
+            async def work() -> None:
+                visitor = psycopg.conninfo.make_conninfo(conninfo, user=name, password="x")
+                with pytest.raises(Unavailable, match=r"permission denied|authentication failed"):
+                    await PostgresEngine(visitor).start()
+
+            asyncio.run(work())
+        finally:
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
