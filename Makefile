@@ -32,6 +32,10 @@ format: venv-dev  ## Format the code and fix what the linter can fix
 	@$(VENV_PYTHON) -m ruff format $(PATHS)
 	@$(VENV_PYTHON) -m ruff check --fix $(PATHS)
 
+.PHONY: chaos
+chaos: venv-dev  ## Random runs with kills, checked against what is promised (ARGS="--runs 1000 --seed 7 --minutes 30")
+	@exec $(VENV_PYTHON) -m tests.chaos $(ARGS)
+
 bench: venv-dev  ## Measure the broker (ARGS for its options)
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 

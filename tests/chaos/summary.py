@@ -21,8 +21,8 @@ _NAMES = {
 }
 
 
-def summary(counts: Counter[str], seconds: float, failed: list[int]) -> str:
-    """Lines for people."""
+def summary(counts: Counter[str], seconds: float, slowest: float, failed: list[int]) -> str:
+    """Lines for people. `slowest`: seconds that the queues of any run took to run empty after its last fault."""
     assert set(_NAMES) == {*RULES, "refused"}
     kills = {name.removeprefix("kill "): count for name, count in sorted(counts.items()) if name.startswith("kill ")}
     rows = [
@@ -39,6 +39,7 @@ def summary(counts: Counter[str], seconds: float, failed: list[int]) -> str:
         ("faults", sum(kills.values())),
         *((f"  {kind}", count) for kind, count in kills.items()),
         *((name, counts[f"rule {rule}"]) for rule, name in _NAMES.items()),
+        ("slowest drain, seconds", round(slowest, 1)),
         ("failed runs", len(failed)),
     ]
     width = max(len(name) for name, _ in rows)

@@ -46,7 +46,14 @@ def _world(seed: int) -> World:
 async def one_run(seed: int, number: int, world: World, features: Features, keep: Path) -> dict[str, Any]:
     """A run's result as the campaign reads it; what failed is kept, with the gateways' logs."""
     before = dict(world.kills)
-    answer: dict[str, Any] = {"seed": seed, "counts": {}, "violations": [], "history": None, "broken": False}
+    answer: dict[str, Any] = {
+        "seed": seed,
+        "counts": {},
+        "violations": [],
+        "history": None,
+        "broken": False,
+        "drained": 0.0,
+    }
     run = Run(plan(seed, features), world, number)
     try:
         async with asyncio.timeout(RUN_SECONDS):
@@ -59,6 +66,7 @@ async def one_run(seed: int, number: int, world: World, features: Features, keep
         kills = {kind: count - before.get(kind, 0) for kind, count in world.kills.items()}
         answer["counts"] = {**result.counts, **{f"kill {kind}": count for kind, count in kills.items() if count}}
         answer["violations"] = [str(violation) for violation in result.violations]
+        answer["drained"] = result.drained
         events = result.events
     if answer["violations"]:
         keep.mkdir(parents=True, exist_ok=True)
