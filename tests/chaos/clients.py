@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tests.chaos.history import (
     Closed,
@@ -19,7 +19,10 @@ from tests.chaos.history import (
     Unsubscribing,
     Verb,
 )
-from tests.chaos.world import World
+from tests.chaos.messages import body_of, message_of
+
+if TYPE_CHECKING:
+    from tests.chaos.world import World
 
 LOGIN_SECONDS = 1.0  # a frozen gateway never answers: try the next
 
@@ -69,7 +72,7 @@ class Client(asyncio.Protocol):
     @classmethod
     async def connect(
         cls,
-        world: World,
+        world: "World",
         slot: str,
         recorder: Recorder,
         name: str,
@@ -330,17 +333,3 @@ class Client(asyncio.Protocol):
             self.complaints.append(f"ERROR {code} to {self.name}: {body.decode(errors='replace').strip()}")
         self._over("error")
         self.abandon()
-
-
-def body_of(message: str, size: int) -> bytes:
-    """A body that names its message and shows whether it is whole."""
-    return f"{message} {size} ".encode() + b"." * size
-
-
-def message_of(body: bytes) -> str:
-    """The message that a body names; all of the body where it is not whole."""
-    name, _, rest = body.partition(b" ")
-    size, _, filling = rest.partition(b" ")
-    if size.isdigit() and filling == b"." * int(size):
-        return name.decode(errors="replace")
-    return repr(body[:200])

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from tests.chaos.clients import Client, Message
 from tests.chaos.history import Verb
+from tests.chaos.messages import Numbers
 from tests.chaos.plans import SLOTS, ConsumerPlan
-from tests.chaos.producers import RETRY_SECONDS, Numbers
+from tests.chaos.producers import RETRY_SECONDS
 
 if TYPE_CHECKING:
     from tests.chaos.runner import Run

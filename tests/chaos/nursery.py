@@ -4,7 +4,8 @@
 second after it was asked for, where `manage.py runstomp` takes one. What runs is the same command.
 
 It reads one JSON object a line and answers with one a line:
-    {"start": [...], "log": path}   the arguments of manage.py, or of a program if it has a slash  -> {"pid": 123}
+    {"start": [...], "log": path}   -> {"pid": 123}
+        the arguments of manage.py; those of a program, by its path; `hand` and its plan (see tests/chaos/hand.py)
 and, whenever a process has ended, {"ended": 123, "code": -9}. At the end of its input it kills what is left.
 """
 
@@ -29,6 +30,7 @@ def main() -> None:
     django.setup()
     from apps.broker.postgres import sessions
     from apps.stomp.management.commands import runstomp  # noqa: F401
+    from tests.chaos import hand  # noqa: F401
 
     grace = os.environ.get("CHAOS_LOCK_GRACE")
     if grace:
@@ -113,7 +115,12 @@ def run(arguments: list[str]) -> int:
     """A management command, as manage.py runs it; its exit code."""
     from django.core.management import execute_from_command_line
 
+    from tests.chaos import hand
+
     try:
+        if arguments[0] == "hand":
+            hand.run(arguments[1])
+            return 0
         execute_from_command_line(["manage.py", *arguments])
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1

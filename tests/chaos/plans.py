@@ -13,6 +13,9 @@ FAULTS = {
     "gateway-freeze": 2,
     "postgres-kill": 3,
     "backend-kill": 6,
+    "worker-kill": 6,
+    "worker-term": 2,
+    "worker-freeze": 2,
 }
 
 
@@ -73,6 +76,8 @@ class ConsumerPlan:
     """Who consumes.
 
     Attributes:
+        kind: `stomp`, or `worker` for a process of its own with an engine inside; that one neither loses connections
+            nor stalls by itself.
         mode: STOMP's ack mode.
         confirmed: the share of ACKs with a receipt.
         shuffled: whether it acks in random order, where the mode allows.
@@ -87,6 +92,7 @@ class ConsumerPlan:
     """
 
     name: str
+    kind: Literal["stomp", "worker"]
     slot: str
     queue: QueuePlan
     credit: int
@@ -108,7 +114,11 @@ class ConsumerPlan:
 
 @dataclass(frozen=True, slots=True)
 class FaultPlan:
-    """What is done to a server, once that share of the run's sends and deliveries is over."""
+    """What is done to a server, once that share of the run's sends and deliveries is over.
+
+    Attributes:
+        slot: a gateway's, or the name of a consumer that is a worker.
+    """
 
     at: float
     kind: str
@@ -139,6 +149,7 @@ class Features:
         groups: message groups.
         stomp_groups: STOMP's JMSXGroupID; without it groups are sent from SQL alone.
         delayed_nacks: NACK with `x-delay`.
+        workers: consumers that are workers.
         retry_delay: the queues' setting of that name.
         faults: the kinds to draw from; none: a quiet run.
     """
@@ -146,6 +157,7 @@ class Features:
     groups: bool = True
     stomp_groups: bool = True
     delayed_nacks: bool = True
+    workers: bool = True
     retry_delay: bool = True
     faults: tuple[str, ...] = tuple(FAULTS)
 
@@ -166,7 +178,8 @@ def plan(seed: int, features: Features) -> Plan:
     if forwarding:
         consumers.append(_consumer(chance, "csink", sink, None, features, calm))
         queues = (*queues, sink)
-    return Plan(seed, queues, producers, tuple(consumers), _faults(chance, features))
+    workers = tuple(consumer.name for consumer in consumers if consumer.kind == "worker")
+    return Plan(seed, queues, producers, tuple(consumers), _faults(chance, features, workers))
 
 
 def _queue(chance: random.Random, name: str, features: Features) -> QueuePlan:
@@ -207,6 +220,7 @@ def _consumer(
     cumulative = chance.random() < 0.2
     return ConsumerPlan(
         name=name,
+        kind="worker" if features.workers and chance.random() < 0.2 else "stomp",
         slot=chance.choice(SLOTS),
         queue=queue,
         credit=chance.choice((1, 1, 2, 10, 100)),
@@ -227,9 +241,12 @@ def _consumer(
     )
 
 
-def _faults(chance: random.Random, features: Features) -> tuple[FaultPlan, ...]:
-    known = [kind for kind in FAULTS if kind in features.faults]
+def _faults(chance: random.Random, features: Features, workers: tuple[str, ...]) -> tuple[FaultPlan, ...]:
+    known = [kind for kind in FAULTS if kind in features.faults and (workers or not kind.startswith("worker"))]
     count = chance.choice((0, 1, 1, 2, 3)) if known else 0
     kinds = chance.choices(known, [FAULTS[kind] for kind in known], k=count) if count else []
-    faults = [FaultPlan(chance.random(), kind, chance.choice(SLOTS)) for kind in kinds]
+    faults = []
+    for kind in kinds:
+        on_worker = kind.startswith("worker") or (kind == "backend-kill" and workers and chance.random() < 0.3)
+        faults.append(FaultPlan(chance.random(), kind, chance.choice(workers if on_worker else SLOTS)))
     return tuple(sorted(faults, key=lambda fault: fault.at))

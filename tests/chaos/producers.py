@@ -2,45 +2,19 @@
 
 import asyncio
 import random
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 
-from tests.chaos.clients import Client, body_of
+from tests.chaos.clients import Client
 from tests.chaos.history import Closed, Ending, Opened, Outcome, Sending
-from tests.chaos.plans import SLOTS, ProducerPlan, QueuePlan
+from tests.chaos.messages import Numbers, body_of
+from tests.chaos.plans import SLOTS, ProducerPlan
 
 if TYPE_CHECKING:
     from tests.chaos.runner import Run
 
 RETRY_SECONDS = 0.02  # a server is away; nothing tells us when it is back
-
-
-class Numbers:
-    """The messages of one producer: each lane's are numbered."""
-
-    def __init__(self, producer: str, chance: random.Random) -> None:
-        self.producer = producer
-        self._chance = chance
-        self._next: dict[str, int] = defaultdict(int)
-
-    def draw(self, queue: QueuePlan) -> dict[str, Any]:
-        """The next message for a queue: what `Client.send` wants to know of it."""
-        priority = self._chance.choice(queue.priorities)
-        group = f"g{self._chance.randrange(queue.groups)}" if queue.groups else None
-        lane = f"{queue.name}/{priority if group is None else group}"
-        self._next[lane] += 1
-        number = self._next[lane]
-        return {
-            "message": f"{self.producer}:{lane}:{number}",
-            "producer": self.producer,
-            "queue": queue.name,
-            "lane": lane,
-            "number": number,
-            "priority": priority,
-            "group": group,
-        }
 
 
 class StompProducer:

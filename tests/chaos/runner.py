@@ -26,6 +26,7 @@ from tests.chaos.history import (
 )
 from tests.chaos.plans import Plan
 from tests.chaos.producers import SqlProducer, StompProducer
+from tests.chaos.workers import Workers
 from tests.chaos.world import World
 
 DRAIN_SECONDS = 75.0  # without any progress: the engine's most thorough look at its queues comes once a minute
@@ -118,25 +119,32 @@ class Run:
         begun = time.monotonic()
         before = len(self.world.events)
         await self._make_queues()
-        consumers = [asyncio.create_task(Consumer(self, one).work()) for one in self.plan.consumers]
+        workers = Workers(self)
+        consumers = [
+            asyncio.create_task(Consumer(self, one).work()) for one in self.plan.consumers if one.kind == "stomp"
+        ]
+        watching = asyncio.create_task(workers.watch())
         producers = [
             asyncio.create_task((SqlProducer if one.kind == "sql" else StompProducer)(self, one).work())
             for one in self.plan.producers
         ]
         faults = asyncio.create_task(self._strike())
-        tasks = [*consumers, *producers, faults]
+        tasks = [*consumers, *producers, faults, watching]
         try:
-            await self._all(producers, consumers, [faults])
-            await faults
+            await workers.start([one for one in self.plan.consumers if one.kind == "worker"])
+            await self._all([*producers, faults], [*consumers, watching])
             await self.world.heal()
             self.calm.set()
+            workers.behave()
             calm = time.monotonic()
             await self._drain()
             drained = time.monotonic() - calm
             self.over.set()
             async with asyncio.timeout(END_SECONDS):
                 await asyncio.gather(*consumers)
+                await workers.end()
         finally:
+            workers.forget()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -144,7 +152,7 @@ class Run:
                 client.abandon()
         await self.world.read_notes()
         result = Result(self.plan.seed, time.monotonic() - begun, drained)
-        result.events = in_order([*self.recorder.events, *self.world.events[before:]])
+        result.events = in_order([*self.recorder.events, *workers.events, *self.world.events[before:]])
         result.violations = check(result.events)
         for client in self._clients:
             result.violations += [Violation("refused", text) for text in client.complaints]
@@ -158,10 +166,9 @@ class Run:
                 ((number,),) = await self.world.query(_MAKE, (self.world.namespace, self.prefix + queue.name))
                 await self.world.query(_SET, (queue.retry_delay, number))
 
-    async def _all(self, awaited: list[asyncio.Task[None]], *watched: list[asyncio.Task[None]]) -> None:
+    async def _all(self, awaited: list[asyncio.Task[None]], watched: list[asyncio.Task[None]]) -> None:
         """Wait for some tasks, and fail when any of the others does."""
-        pending: set[asyncio.Task[None]] = set(awaited)
-        others = {task for tasks in watched for task in tasks}
+        pending, others = set(awaited), set(watched)
         while pending:
             done, _ = await asyncio.wait(pending | others, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -176,7 +183,7 @@ class Run:
                 self._moved.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._moved.wait(), IDLE_SECONDS)
-            await self.world.strike(fault.kind, fault.slot, chance)
+            await self.world.strike(fault.kind, self.world.slots[fault.slot], chance)
 
     def _progress(self) -> float:
         return (self._sent + len(self._seen)) / (2 * self._planned)

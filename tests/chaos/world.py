@@ -70,10 +70,16 @@ class Process:
 
 @dataclass(slots=True)
 class Slot:
-    """A place for a gateway: its port stays, its processes come and go."""
+    """A place for a process: its name and its port stay, its lives come and go.
+
+    Attributes:
+        port: 0 for one that does not listen.
+        arguments: for the nursery, to start a life by its name.
+    """
 
     name: str
     port: int
+    arguments: Callable[[str], list[str]]
     lives: int = 0
     process: Process | None = None
 
@@ -87,6 +93,7 @@ class World:
         grace: seconds that a session may be without its lock before it counts as dead; the product's own is 3.
 
     Attributes:
+        slots: gateways, and what runs have added.
         events: what was done to the servers, and when sessions ended.
     """
 
@@ -95,7 +102,7 @@ class World:
         self.events: list[Event] = []
         self.kills: dict[str, int] = {}
         ports = free_ports(gateways)
-        self.slots = {name: Slot(name, port) for name, port in zip("abcdefgh", ports, strict=False)}
+        self.slots = {name: _gateway(name, port) for name, port in zip("abcdefgh", ports, strict=False)}
         self.lease = lease
         self.login = self.passcode = ""
         self._env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"} | {
@@ -227,13 +234,13 @@ class World:
             return False
         return True
 
-    async def start_gateway(self, name: str) -> None:
-        """Start a slot's next life, and wait until it listens."""
-        slot = self.slots[name]
+    async def start(self, slot: Slot) -> None:
+        """Start a slot's next life, and wait until it listens, if it does."""
         slot.lives += 1
-        arguments = ["runstomp", "--listen", f"127.0.0.1:{slot.port}", "--drain-seconds", "0.5"]
-        process = await self._start(f"{name}.{slot.lives}", arguments)
-        await self._until(process, lambda: _listens(slot.port))
+        name = f"{slot.name}.{slot.lives}"
+        process = await self._start(name, slot.arguments(name))
+        if slot.port:
+            await self._until(process, lambda: _listens(slot.port))
         slot.process = process
 
     async def _until(self, process: Process, condition: Callable[[], Awaitable[bool]]) -> None:
@@ -258,9 +265,9 @@ class World:
                     process.frozen = False
             if self._postgres is None or not self._postgres.alive:
                 await self.start_postgres()
-            for name, slot in self.slots.items():
+            for slot in self.slots.values():
                 if slot.process is None or not slot.process.alive:
-                    await self.start_gateway(name)
+                    await self.start(slot)
 
     # -- faults
 
@@ -268,23 +275,23 @@ class World:
         self.events.append(Fault(time.monotonic(), kind, server))
         self.kills[kind] = self.kills.get(kind, 0) + 1
 
-    async def strike(self, kind: str, slot: str, chance: random.Random) -> None:
+    async def strike(self, kind: str, slot: Slot, chance: random.Random) -> None:
         """Do something bad, and put it right again. One at a time."""
         async with self._turn:
-            process = self.slots[slot].process
+            process = slot.process
             assert process is not None
             match kind:
-                case "gateway-kill":
+                case "gateway-kill" | "worker-kill":
                     self._note(kind, process.name)
                     process.signal(signal.SIGKILL)
                     await process.ended
-                    await self.start_gateway(slot)
-                case "gateway-term":
+                    await self.start(slot)
+                case "gateway-term" | "worker-term":
                     self._note(kind, process.name)
                     process.signal(signal.SIGTERM)
                     await asyncio.wait_for(process.ended, START_SECONDS)
-                    await self.start_gateway(slot)
-                case "gateway-freeze":
+                    await self.start(slot)
+                case "gateway-freeze" | "worker-freeze":
                     self._note(kind, process.name)
                     process.frozen = True
                     process.signal(signal.SIGSTOP)
@@ -334,6 +341,11 @@ class World:
     def name_of(self, pid: int) -> str:
         """A process's name in histories."""
         return self._names.get(pid, str(pid))
+
+
+def _gateway(name: str, port: int) -> Slot:
+    arguments = ["runstomp", "--listen", f"127.0.0.1:{port}", "--drain-seconds", "0.5"]
+    return Slot(name, port, lambda _: arguments)
 
 
 async def _listens(port: int) -> bool:
