@@ -5,7 +5,7 @@ VENV_PYTHON := .venv/bin/python
 PATHS := msgweb apps workers tests bench manage.py
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format bench lock venv venv-dev clean
+.PHONY: help run demo test check format bench flat lock venv venv-dev clean
 
 help:  ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -38,6 +38,9 @@ chaos: venv-dev  ## Random runs with kills, checked against what is promised (AR
 
 bench: venv-dev  ## Measure the broker (ARGS for its options)
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
+
+flat: venv-dev  ## Measure what a message costs when a million wait, and under an old transaction (ARGS)
+	@exec $(VENV_PYTHON) -m bench.flat $(ARGS)
 
 lock: venv-dev  ## Compile requirements*.in into the pinned requirements*.txt
 	@$(VENV_PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt

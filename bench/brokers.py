@@ -56,9 +56,26 @@ class Broker:
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A prepared Msgweb installation whose Postgres runs.
+
+    Attributes:
+        env: the environment of its processes.
+        conninfo: libpq connection string of its database.
+    """
+
+    home: Path
+    env: dict[str, str]
+    stomp: int
+    version: str
+    conninfo: str
+    postgres: "subprocess.Popen[bytes]"
+
+
 @contextmanager
-def ours() -> Iterator[Broker]:
-    """Msgweb as `make run` starts it, without web and worker: embedded Postgres (fsync on) and one gateway.
+def installation() -> Iterator[Installation]:
+    """The embedded Postgres (fsync on) in a temporary folder, migrated.
 
     Raises:
         BenchError: a process ended, or did not serve in time.
@@ -88,13 +105,28 @@ def ours() -> Iterator[Broker]:
         )
         if ended.returncode:
             raise BenchError(f"manage.py prepare failed:\n{ended.stdout}{ended.stderr}")
-        key = json.loads((home / "credentials.json").read_text())["stomp"]
-        log = home / "stomp.log"
-        gateway = stack.enter_context(_process("gateway", programs.command("stomp"), env, log, signal.SIGTERM))
-        _until(lambda: _greets(stomp, key["login"], key["passcode"]), gateway, "the gateway", log)
-        version = f"{_commit()}, PostgreSQL {cluster.binaries.version}, Python {sys.version.split()[0]}"
-        pids = {"gateway": gateway.pid, "postgres": postgres.pid}
-        yield Broker("Msgweb", version, stomp, key["login"], key["passcode"], pids, "fsync on, synchronous_commit on")
+        yield Installation(home, env, stomp, cluster.binaries.version, cluster.conninfo(), postgres)
+
+
+@contextmanager
+def ours() -> Iterator[Broker]:
+    """Msgweb as `make run` starts it, without web and worker: embedded Postgres and one gateway.
+
+    Raises:
+        BenchError: a process ended, or did not serve in time.
+        CannotStart: the embedded Postgres is not there.
+    """
+    with ExitStack() as stack:
+        place = stack.enter_context(installation())
+        key = json.loads((place.home / "credentials.json").read_text())["stomp"]
+        log = place.home / "stomp.log"
+        gateway = stack.enter_context(_process("gateway", programs.command("stomp"), place.env, log, signal.SIGTERM))
+        _until(lambda: _greets(place.stomp, key["login"], key["passcode"]), gateway, "the gateway", log)
+        version = f"{_commit()}, PostgreSQL {place.version}, Python {sys.version.split()[0]}"
+        pids = {"gateway": gateway.pid, "postgres": place.postgres.pid}
+        yield Broker(
+            "Msgweb", version, place.stomp, key["login"], key["passcode"], pids, "fsync on, synchronous_commit on"
+        )
 
 
 def why_no_rabbitmq() -> str | None:

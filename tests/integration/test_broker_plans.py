@@ -6,7 +6,7 @@ import pytest
 from apps.broker.postgres.pipeline import PLANNING
 from apps.broker.postgres.sql import QUERIES
 
-HOT = ["claim", "ack_persistent", "ack_transient", "release", "wake", "close_reply_queue"]
+HOT = ["claim", "ack_persistent", "ack_transient", "release", "close_reply_queue"]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -8,7 +8,7 @@ from psycopg import pq
 from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Options
 from apps.broker.postgres import packing
 from apps.broker.postgres.pipeline import Step
-from apps.broker.postgres.queues import LANES, Queue, Scan
+from apps.broker.postgres.queues import LANES, NOTHING, Queue, Scan
 
 WAKE_LIMIT = 240  # queues a notification: 33 bytes each at the most, and a notification holds 7,999
 TRANSIENT, PERSISTENT, SPECIAL = range(3)  # how an ack deletes: SPECIAL are groups, and queues that keep what was acked
@@ -88,6 +88,7 @@ class Batch:
         announce: whether other processes want to hear of what became ready.
         draw: whether this process hands messages over, and so needs ids that come after what the batch writes; low: it
             needs some at any rate.
+        seen: an id that was drawn before: whatever is inserted now comes after it.
         touched: destinations in which something may become ready for others.
         full: the operations whose message its queue did not take.
         contended: it takes locks that others may hold for long; it waits for them briefly.
@@ -106,6 +107,7 @@ class Batch:
     announce: bool
     draw: bool
     low: bool
+    seen: int = 0
     touched: set[Queue] = field(default_factory=set)
     claims: list[tuple[Queue, int]] = field(default_factory=list)
     scans: list[tuple[Queue, Scan]] = field(default_factory=list)
@@ -114,6 +116,9 @@ class Batch:
     drawn: int = 0
     became_ready: list[int] = field(default_factory=list)
     delayed: bool = False
+    sent_here: dict[Queue, int] = field(default_factory=dict)  # messages that were not handed over
+    began_waiting: dict[Queue, bool] = field(default_factory=dict)  # whether something waited before these
+    _announced: list[tuple[Queue, int]] = field(default_factory=list)
     left: list[Delivery] = field(default_factory=list)
     _chosen: list[tuple[Scan, list[MessageId]]] = field(default_factory=list)
     _unhanded: bool = False
@@ -224,6 +229,7 @@ class Batch:
         """The messages for a plain insert, and those that need more. A queue's go all the same way: their order."""
         plain: list[Sent] = []
         special: set[Queue] = set()
+        sent_here = self.sent_here
         for operation in self.operations:
             for message in operation.sends:
                 if message.address.kind != "queue":
@@ -235,9 +241,12 @@ class Batch:
                 if message.options is not None or queue.special:
                     special.add(queue)
                 if not operation.holder:
+                    self.began_waiting.setdefault(queue, queue.waiting or not queue.subscriptions)
                     if queue.subscriptions:
                         queue.expect()
+                    queue.note(operation.handed or self.seen + 1)
                     self.touched.add(queue)
+                    sent_here[queue] = sent_here.get(queue, 0) + 1
                     self._unhanded = self._unhanded or not operation.handed
                 plain.append(Sent(queue, message, operation))
         if not special:
@@ -261,6 +270,7 @@ class Batch:
         for one, is_held in zip(sent, held, strict=True):
             if one.operation.holder and not is_held:
                 one.queue.lower(one.operation.handed)
+                one.queue.note(one.operation.handed)
                 self.touched.add(one.queue)
         return (
             packing.int8_array([op.handed for op in operations]),
@@ -393,6 +403,9 @@ class Batch:
         for scan, chosen in self._chosen:
             scan.chosen = chosen + scan.chosen
             scan.waiting = True
+        for queue, first in self._announced:
+            queue.note(first)
+            self.touched.add(queue)
 
     def _ready(self, result: pq.abc.PGresult) -> None:
         self.became_ready.extend(packing.unpack_int4_array(result.get_value(0, 0)))
@@ -403,15 +416,18 @@ class Batch:
     # -- for the other processes
 
     def _announce(self) -> None:
-        touched = sorted((queue for queue in self.touched if queue.id), key=lambda queue: queue.id or 0)
-        for begin in range(0, len(touched), WAKE_LIMIT):
-            some = touched[begin : begin + WAKE_LIMIT]
-            self._step(
-                "wake",
-                packing.int4_array([queue.id or 0 for queue in some for _ in LANES]),
-                packing.int2_array(LANES * len(some)),
-                packing.int8_array([floor for queue in some for floor in queue.floors.values()]),
-            )
+        enough = {queue for queue, limit in self.claims if limit >= self.sent_here.get(queue, 0)}
+        lines = []
+        for queue in self.touched:
+            first, queue.unannounced = queue.unannounced, NOTHING
+            if not queue.id or first == NOTHING:
+                continue
+            self._announced.append((queue, first))
+            if queue in enough and not self.began_waiting.get(queue, True):
+                continue  # all that this batch brings is claimed by it
+            lines.append(f"{queue.id}:{first}{'g' if queue.grouped else ''}")
+        for begin in range(0, len(lines), WAKE_LIMIT):
+            self._step("wake", ",".join(lines[begin : begin + WAKE_LIMIT]).encode())
         for payload in self.payloads:
             self._step("publish", payload)
         own = str(self.session).encode()

@@ -93,6 +93,7 @@ class PostgresEngine:
         self._awaiting: list[tuple[Queue, Done]] = []  # subscriptions and reply queues that wait for that
         self._gathering: list[Queue] = []  # with messages that are handed over at the end of this turn of the loop
         self._next_id = self._last_id = 0  # of the ids that are this process's own
+        self._seen_id = 0
         self._version = 0
         self._bindings = Bindings()
         self._topics = Topics()
@@ -322,8 +323,9 @@ class PostgresEngine:
         subscription.held.clear()
         rejects = [(held.pop(0), -1.0, False)] if held and failed else []
         if held or rejects:
-            queue.lower(min(held, default=rejects[0][0] if rejects else MessageId(0)))
-            self._writer.touch(queue)
+            first = min([*held, *(one for one, _, _ in rejects)])
+            queue.lower(first)
+            self._writer.touch(queue, first)
         if held or rejects or leaves or done is not None:
             session = self._keeper.session if held or rejects else 0
             self._writer.add(Operation(releases=held, rejects=rejects, session=session, leaves=leaves, done=done))
@@ -500,8 +502,14 @@ class PostgresEngine:
 
     @property
     def hands_over(self) -> bool:
-        """Whether this process hands messages over before they are written, and so needs ids of its own."""
-        return bool(self._consumed)
+        """Whether ids should be drawn after what a batch writes: for messages that are handed over before they are
+        written, and to tell other processes where to look."""
+        return bool(self._consumed) or self._keeper.peers
+
+    @property
+    def seen_id(self) -> int:
+        """The highest id that is known to be drawn."""
+        return self._seen_id
 
     @property
     def low_on_ids(self) -> bool:
@@ -529,7 +537,7 @@ class PostgresEngine:
             if left:
                 ids = [delivery.id for delivery in left]
                 queue.lower(min(ids))
-                self._writer.touch(queue)
+                self._writer.touch(queue, min(ids))
                 self._writer.add(Operation(releases=ids, session=self._keeper.session))
 
     def forget_ids(self) -> None:
@@ -539,6 +547,7 @@ class PostgresEngine:
     def drew(self, first: int) -> None:
         """Ids were drawn, after all that was written before."""
         self._next_id, self._last_id = first, first + DRAWN
+        self._seen_id = first
 
     def bound(self, namespace: str, pattern: str, queue: str) -> None:
         """From now on the queue gets what is sent to these topics."""
@@ -622,7 +631,7 @@ class PostgresEngine:
         queue = self.queue(subscription.address)
         queue.counts.failed += len(ids)
         queue.lower(min(ids, default=MessageId(0)))
-        self._writer.touch(queue)
+        self._writer.touch(queue, min(ids, default=MessageId(0)))
         delay = -1.0 if refusal.delay is None else refusal.delay
         return [(message_id, delay, refusal.dead_letter) for message_id in ids]
 

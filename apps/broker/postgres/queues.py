@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far
 LANES = tuple(range(9, -1, -1))  # priorities in the order of delivery
+NOTHING = 2**63 - 1  # no id is above it
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
 
 
@@ -63,6 +64,7 @@ class Queue:
         claiming: a claim is under way. Until it has answered nothing is handed over either.
         floors: for each lane an id up to which nothing is ready, by what this process knows: where claims begin to
             look. Whoever makes an earlier message ready lowers them (`lower`).
+        unannounced: the lowest id that became ready by this process's doing since it told the others.
         lowered: how often that happened; a claim that was under way meanwhile does not raise them.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
@@ -90,6 +92,7 @@ class Queue:
         "special",
         "sticky",
         "subscriptions",
+        "unannounced",
         "waiting",
     )
 
@@ -105,6 +108,7 @@ class Queue:
         self.mean_size = 1024.0 * 1024  # before anything is known, a claim is small
         self.floors = dict.fromkeys(LANES, 0)
         self.lowered = 0
+        self.unannounced = NOTHING
         self.paused = False
         self.exclusive = False
         self.special = False
@@ -154,6 +158,11 @@ class Queue:
         if not self.grouped:
             self.grouped = True
             self.lower()
+
+    def note(self, message_id: int) -> None:
+        """By this process's doing a message becomes ready for others, none before it."""
+        if message_id < self.unannounced:
+            self.unannounced = message_id
 
     def expect(self) -> None:
         """A message is on its way into it: look again."""

@@ -87,6 +87,10 @@ class Host(Protocol):
     def low_on_ids(self) -> bool:
         """Whether there are too few of them for a busy moment."""
 
+    @property
+    def seen_id(self) -> int:
+        """The highest id that is known to be drawn."""
+
     def forget_ids(self) -> None:
         """A batch may have been written whose answer was lost: new ids have to come after what it wrote."""
 
@@ -407,7 +411,8 @@ class Writer:
 
     def _give_back(self, ids: list[MessageId], session: int) -> None:
         """Release messages of whatever queues."""
-        self._touched.update(self._host.lower(min(ids)))
+        for queue in self._host.lower(min(ids)):
+            self.touch(queue, min(ids))
         self.add(Operation(releases=ids, session=session))
 
     def _write(self, operations: list[Operation]) -> None:
@@ -433,6 +438,7 @@ class Writer:
             announce=self._host.peers,
             draw=self._host.hands_over,
             low=self._host.low_on_ids,
+            seen=self._host.seen_id,
         )
         queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
@@ -479,10 +485,11 @@ class Writer:
             if left:
                 stranded.extend(left)
                 queue.lower(min(left))
-                self._touched.add(queue)
+                self.touch(queue, min(left))
         for delivery in batch.left:
             stranded.append(delivery.id)
             self._host.queue(delivery.address).lower(delivery.id)
+            self.touch(self._host.queue(delivery.address), delivery.id)
         if stranded:
             self.add(Operation(releases=stranded, session=batch.session))
         if batch.became_ready:
@@ -513,8 +520,9 @@ class Writer:
 
     # -- when it fails
 
-    def touch(self, queue: Queue) -> None:
+    def touch(self, queue: Queue, message_id: int) -> None:
         """Something in this queue becomes ready with the next batch: others are to be told."""
+        queue.note(message_id)
         self._touched.add(queue)
 
     def reload(self) -> None:
@@ -560,8 +568,8 @@ class Writer:
             self._refuse(operations, Unavailable("this server is stopping; whether it was written is open"))
             return
         if batch is not None:
-            self._touched |= batch.touched
             batch.failed()
+            self._touched |= batch.touched
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", first_line(error))
             self._recover(operations, batch)

@@ -192,18 +192,9 @@ UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND coalesc
 SELECT msgweb.reject($1::int8[], $2::int4, ARRAY(SELECT CASE WHEN d >= 0 THEN d END FROM unnest($3::float8[]) AS d), $4::bool[]);
 
 -- name: wake
--- $1 destinations that this batch touched, $2 priorities, $3 ids after which to look: as for `claim`, a row for each
--- destination and priority, those of a destination in a row; at most WAKE_LIMIT destinations. One notification for those
--- in which something is ready for others: `<destination>:<the lowest ready id>`, with a `g` where it is of a group.
-SELECT pg_notify('msgweb_ready', string_agg(line, ',')) FROM (
-    SELECT lane.destination || ':' || min(found.id) || CASE WHEN bool_or(found.grouped) THEN 'g' ELSE '' END AS line
-    FROM unnest($1::int4[], $2::int2[], $3::int8[]) AS lane (destination, priority, floor),
-    LATERAL (
-        SELECT m.id, m.group_key IS NOT NULL AS grouped FROM msgweb.message m
-        WHERE m.destination = lane.destination AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
-        ORDER BY m.id LIMIT 1) AS found
-    GROUP BY lane.destination) AS lines
-HAVING count(*) > 0;
+-- $1 where something became ready by this batch, `<queue>:<an id before which nothing did>`, with a `g` where there may be
+-- groups; separated by commas. Looks at nothing: a process that sends and does not consume pays no more for a backlog.
+SELECT pg_notify('msgweb_ready', $1::text);
 
 -- name: publish
 -- $1 a ready payload of at most 7,999 bytes.
