@@ -203,6 +203,7 @@ class Facts:
         self._send()
         by_tag = self._deliver()
         self._settle(by_tag)
+        self._follow()
         self._end(by_tag)
 
     # -- questions
@@ -309,6 +310,8 @@ class Facts:
         if found is None:
             return "unknown", None, -1
         outcome, rank = found
+        if outcome.result == "open":
+            return "unknown", None, -1
         return ("done" if outcome.result == "done" else "never"), outcome.at, rank
 
     def _transact(self) -> None:
@@ -407,6 +410,27 @@ class Facts:
             if fate != "never":
                 for delivery in deliveries:
                     delivery.settlement = settlement
+
+    def _follow(self) -> None:
+        """An ACK names a message, not a delivery. When a session ended and the next one brought the message to the same
+        subscription while the ACK for its earlier delivery was on its way, that ACK speaks of the later one."""
+        for send in self.sends.values():
+            for later in send.deliveries:
+                if later.tried:
+                    continue
+                for earlier in send.deliveries:
+                    spoken = earlier.settlement
+                    if (
+                        earlier.place is later.place
+                        and earlier.event.count < later.event.count
+                        and spoken is not None
+                        and (spoken.seen is None or later.rank < spoken.seen_rank)
+                        and self.over(later.place.connection.server, earlier.low, later.at)
+                    ):
+                        later.settlement = spoken
+                        later.until = min(later.until, spoken.at)
+                        later.tried = True
+                        spoken.deliveries = [later if one is earlier else one for one in spoken.deliveries]
 
     def _end(self, by_tag: dict[int, Delivery]) -> None:
         for delivery in by_tag.values():

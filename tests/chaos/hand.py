@@ -259,7 +259,7 @@ class Hand:
 
     def _outcome_of(self, op: int) -> Any:
         def done(error: MsgwebError | None) -> None:
-            if not isinstance(error, Unavailable):  # which leaves it open
-                self._diary.write(Outcome, op=op, result="done" if error is None else "refused")
+            result = "done" if error is None else "open" if isinstance(error, Unavailable) else "refused"
+            self._diary.write(Outcome, op=op, result=result)
 
         return done

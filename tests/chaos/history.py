@@ -151,11 +151,11 @@ class Outcome(Event):
     """An operation's outcome was seen.
 
     Attributes:
-        result: `done`: it took effect. `refused`: it did not, for certain.
+        result: `done`: it took effect. `refused`: it did not, for certain. `open`: nobody will ever know.
     """
 
     op: int
-    result: Literal["done", "refused"]
+    result: Literal["done", "refused", "open"]
 
 
 @dataclass(frozen=True, slots=True)

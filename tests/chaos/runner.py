@@ -137,7 +137,7 @@ class Run:
             self.calm.set()
             workers.behave()
             calm = time.monotonic()
-            await self._drain()
+            await self._drain(workers)
             drained = time.monotonic() - calm
             self.over.set()
             async with asyncio.timeout(END_SECONDS):
@@ -191,15 +191,20 @@ class Run:
     def _idle(self) -> bool:
         return time.monotonic() - self._last_move > IDLE_SECONDS
 
-    async def _drain(self) -> None:
-        """Wait until the queues are empty; what is left after long is put on record."""
+    async def _drain(self, workers: Workers) -> None:
+        """Wait until the queues are empty; what is left after long is put on record.
+
+        A transaction of a consumer may be all that there is of a message: what it acks was lost in a crash, what it
+        sends is not written yet.
+        """
         begun = time.monotonic()
         while True:
+            waiting = workers.waiting or any(client.waiting for client in self._clients if client.live)
             try:
                 left = await self.world.query(_LEFT, {"prefix": self.prefix})
             except psycopg.OperationalError:
                 left = [("?", "Postgres is away", None, 1)]
-            if not left:
+            if not left and not waiting:
                 return
             if time.monotonic() - max(begun, self._last_move) > DRAIN_SECONDS:
                 for queue, state, pid, count in left:

@@ -66,6 +66,17 @@ class TestLost:
         story.ack(1)
         assert broken(story) == {"lost"}
 
+    def test_an_ack_that_is_overtaken_by_the_next_delivery_to_the_same_consumer(self, story: Story) -> None:
+        """It names the message, not the delivery; when the next session brought the message again it is good for that."""
+        story.send(1)
+        story.deliver(1)
+        story.session_over("a")
+        story.settle("ack", 1, transaction="t")
+        story.end("t", answer=None)
+        story.deliver(1)
+        story.close("c")
+        assert broken(story) == set()
+
     def test_an_ack_without_a_receipt_may_have_ended_it(self, story: Story) -> None:
         story.send(1)
         story.deliver(1)

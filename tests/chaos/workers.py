@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.chaos.hand import HandPlan
-from tests.chaos.history import Delivered, Event, from_json
+from tests.chaos.history import Delivered, Ending, Event, Opened, Outcome, from_json
 from tests.chaos.plans import ConsumerPlan
 from tests.chaos.world import Slot
 
@@ -26,6 +26,7 @@ class Workers:
 
     def __init__(self, run: "Run") -> None:
         self.events: list[Event] = []
+        self._open: dict[str, set[int]] = {}  # commits without an outcome yet, by worker
         self._run = run
         self._slots: list[Slot] = []
         self._lives = 0
@@ -58,6 +59,13 @@ class Workers:
         )
         self._calm = told.calm
         return ["hand", told.to_json()]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a commit of one that lives has no outcome yet."""
+        self._look()
+        living = {slot.process.name for slot in self._slots if slot.process is not None and slot.process.alive}
+        return any(ops for name, ops in self._open.items() if name in living)
 
     def behave(self) -> None:
         """From now on they only ack and commit."""
@@ -96,8 +104,16 @@ class Workers:
         for line in lines:
             event = from_json(line.decode())
             self.events.append(event)
-            if isinstance(event, Delivered):
-                self._run.delivered(event.message)
+            match event:
+                case Delivered():
+                    self._run.delivered(event.message)
+                case Opened():
+                    self._open[event.connection] = set()
+                case Ending():
+                    self._open[event.connection].add(event.op)
+                case Outcome():
+                    for ops in self._open.values():
+                        ops.discard(event.op)
 
 
 def _read_from(path: Path, place: int) -> bytes:
