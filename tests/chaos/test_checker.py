@@ -67,7 +67,7 @@ class TestLost:
         assert broken(story) == {"lost"}
 
     def test_an_ack_that_is_overtaken_by_the_next_delivery_to_the_same_consumer(self, story: Story) -> None:
-        """It names the message, not the delivery; when the next session brought the message again it is good for that."""
+        """It names the message, not the delivery: after a further delivery it is good for that."""
         story.send(1)
         story.deliver(1)
         story.session_over("a")
