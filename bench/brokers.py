@@ -109,6 +109,19 @@ def installation() -> Iterator[Installation]:
 
 
 @contextmanager
+def gateway(place: Installation, login: str, passcode: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A gateway process of an installation.
+
+    Raises:
+        BenchError: it ended, or did not serve in time.
+    """
+    log = place.home / "stomp.log"
+    with _process("gateway", programs.command("stomp"), place.env, log, signal.SIGTERM) as process:
+        _until(lambda: _greets(place.stomp, login, passcode), process, "the gateway", log)
+        yield process
+
+
+@contextmanager
 def ours() -> Iterator[Broker]:
     """Msgweb as `make run` starts it, without web and worker: embedded Postgres and one gateway.
 
@@ -119,11 +132,9 @@ def ours() -> Iterator[Broker]:
     with ExitStack() as stack:
         place = stack.enter_context(installation())
         key = json.loads((place.home / "credentials.json").read_text())["stomp"]
-        log = place.home / "stomp.log"
-        gateway = stack.enter_context(_process("gateway", programs.command("stomp"), place.env, log, signal.SIGTERM))
-        _until(lambda: _greets(place.stomp, key["login"], key["passcode"]), gateway, "the gateway", log)
+        served = stack.enter_context(gateway(place, key["login"], key["passcode"]))
         version = f"{_commit()}, PostgreSQL {place.version}, Python {sys.version.split()[0]}"
-        pids = {"gateway": gateway.pid, "postgres": place.postgres.pid}
+        pids = {"gateway": served.pid, "postgres": place.postgres.pid}
         yield Broker(
             "Msgweb", version, place.stomp, key["login"], key["passcode"], pids, "fsync on, synchronous_commit on"
         )
