@@ -138,6 +138,27 @@ def test_messages_of_a_group_come_one_at_a_time_and_in_order(play):
     play(scenario)
 
 
+def test_a_transaction_and_what_follows_it_at_once_stay_in_order(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        grouped = [
+            Message(queue, b"%d" % number, persistent=True, options=Options(group=f"g{number % 2}"))
+            for number in range(12)
+        ]
+        for number in range(0, 12, 3):  # all in one turn of the loop, and so in one batch
+            engine.send(grouped[number])
+            engine.transact(Unit(grouped[number + 1 : number + 3]))
+        await sync(engine, queue)
+        consumer = Recorder(engine, acks=True)
+        engine.subscribe(queue, consumer, 10)
+        await consumer.count(12)
+        for group in range(2):
+            numbers = [int(body) for body in consumer.bodies if int(body) % 2 == group]
+            assert numbers == sorted(numbers)
+
+    play(scenario)
+
+
 def test_a_group_waits_while_its_head_is_retried_and_others_go_on(play):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()

@@ -397,6 +397,27 @@ def test_t2_an_aborted_transaction_never_happened(gateway: RunningGateway, queue
     assert client.silent(0.3)
 
 
+@pytest.mark.parametrize("verbs", [("ACK", "ACK"), ("NACK", "ACK"), ("ACK", "NACK")])
+def test_t2_after_an_abort_acks_cover_what_was_delivered_before(
+    gateway: RunningGateway, queue: str, verbs: tuple[str, str]
+) -> None:
+    client = gateway.connected()
+    client.confirmed("SUBSCRIBE", id=0, destination=queue, ack="client")
+    for number in range(3):
+        client.confirmed("SEND", b"%d" % number, destination=queue)
+    messages = [client.expect("MESSAGE") for _ in range(3)]
+    client.send("BEGIN", transaction="t")
+    for verb, message in zip(verbs, messages, strict=False):
+        client.send(verb, id=message["ack"], transaction="t")
+    client.confirmed("ABORT", transaction="t")
+    settle(client, "ACK", messages[0])
+    settle(client, "ACK", messages[1])  # an ERROR if the first had covered it
+    client.confirmed("UNSUBSCRIBE", id=0)
+    client.confirmed("SUBSCRIBE", id=0, destination=queue)
+    assert received(client, 1) == [b"2"]
+    assert client.silent(0.3)
+
+
 @pytest.mark.parametrize("how", ["disconnect", "close"])
 def test_t4_a_disconnect_or_a_lost_connection_aborts(gateway: RunningGateway, queue: str, how: str) -> None:
     client = gateway.connected()

@@ -163,10 +163,9 @@ class Batch:
             plain = [sent for sent in plain if sent.operation.handed not in settled]
         if plain:
             self._step("insert_messages", *self._insert(plain), session)
-        for strict in (False, True):
-            some = [sent for sent in special if sent.operation.unit == strict and not _repeats(sent.message)]
-            if some:
-                self._enqueue(some, strict)
+        once = [sent for sent in special if not _repeats(sent.message)]
+        if once:
+            self._enqueue(once)
         for sent in special:
             if _repeats(sent.message):
                 self._add_schedule(sent)
@@ -283,7 +282,7 @@ class Batch:
             packing.bytes_array(packing.BYTEA, [one.message.body for one in sent]),
         )
 
-    def _enqueue(self, sent: list[Sent], strict: bool) -> None:
+    def _enqueue(self, sent: list[Sent]) -> None:
         options = [one.message.options or _NO_OPTIONS for one in sent]
         for one, option in zip(sent, options, strict=True):
             if option.group is not None:
@@ -308,7 +307,7 @@ class Batch:
             packing.float8_array([option.delay for option in options]),
             packing.text_array([option.group or "" for option in options]),
             packing.text_array([option.deduplication or "" for option in options]),
-            b"\x01" if strict else b"\x00",
+            packing.bool_array([one.operation.unit for one in sent]),
             reader=read,
         )
         self.contended = True

@@ -20,15 +20,14 @@ class Transaction:
         void: a message that it acks was taken away from this process; the whole cannot happen any more.
     """
 
-    __slots__ = ("_bytes", "_frames", "_options", "acks", "nacks", "receipts", "sends", "void")
+    __slots__ = ("_bytes", "_frames", "_options", "_taken", "receipts", "sends", "void")
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
         self._frames = 0
         self._bytes = 0
         self.sends: list[Message] = []
-        self.acks: list[tuple[ClientSubscription, list[MessageId]]] = []
-        self.nacks: list[tuple[ClientSubscription, list[MessageId], Refusal]] = []
+        self._taken: list[tuple[ClientSubscription, list[MessageId], Refusal | None]] = []  # None: an ACK
         self.receipts: list[bytes] = []
         self.void = False
 
@@ -53,30 +52,24 @@ class Transaction:
         Raises:
             TooMany: frames.
         """
-        if refusal is None:
-            self.acks.append((subscription, ids))
-        else:
-            self.nacks.append((subscription, ids, refusal))
+        self._taken.append((subscription, ids, refusal))
         self._count(0, receipt)
 
     def drop(self, subscription: "ClientSubscription") -> None:
         """The subscription's messages are no longer held."""
-        self.void = self.void or any(one is subscription for one, _ in self._taken())
+        self.void = self.void or any(one is subscription for one, _, _ in self._taken)
 
     def give_back(self) -> None:
-        """ABORT: what it would have acked is unacked again."""
-        for subscription, ids in self._taken():
+        """ABORT: what it would have acked is unacked again, in the order of delivery."""
+        for subscription, ids, _ in reversed(self._taken):
             subscription.put_back(ids)
-
-    def _taken(self) -> "list[tuple[ClientSubscription, list[MessageId]]]":
-        return [*self.acks, *((subscription, ids) for subscription, ids, _ in self.nacks)]
 
     def unit(self) -> Unit:
         """What the engine is to do at COMMIT."""
         return Unit(
             self.sends,
-            [(subscription.handle, ids) for subscription, ids in self.acks],
-            [(subscription.handle, ids, refusal) for subscription, ids, refusal in self.nacks],
+            [(subscription.handle, ids) for subscription, ids, refusal in self._taken if refusal is None],
+            [(subscription.handle, ids, refusal) for subscription, ids, refusal in self._taken if refusal is not None],
         )
 
     def _count(self, size: int, receipt: bytes | None) -> None:

@@ -84,13 +84,15 @@ FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool
 
 -- name: enqueue_messages
 -- What fits no plain insert: $1 destinations, $2 priorities, $3 persistent, $4 headers, $5 bodies, $6 seconds to live (0:
--- not limited), $7 seconds of delay, $8 groups, $9 deduplication keys (empty: none), $10 raise rather than report.
+-- not limited), $7 seconds of delay, $8 groups, $9 deduplication keys (empty: none), $10 whether to
+-- raise rather than report.
 -- One row each, in order: id, outcome, destinations in which something became ready besides; see msgweb.enqueue.
 SELECT e.id, e.outcome, e.ready
-FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::float8[], $7::float8[], $8::text[], $9::text[])
-     AS u (destination, priority, persistent, headers, body, ttl, delay, group_key, deduplication),
+FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::float8[], $7::float8[], $8::text[], $9::text[],
+            $10::bool[])
+     AS u (destination, priority, persistent, headers, body, ttl, delay, group_key, deduplication, strict),
 LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
-                       nullif(u.group_key, ''), nullif(u.deduplication, ''), $10::bool) AS e;
+                       nullif(u.group_key, ''), nullif(u.deduplication, ''), u.strict) AS e;
 
 -- name: bind
 -- $1 namespace, $2 pattern of topics, $3 the name of the queue that gets what is sent to them.
