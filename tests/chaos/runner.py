@@ -84,6 +84,7 @@ class Run:
         self._planned = sum(producer.messages for producer in plan.producers)
         self._seen: set[str] = set()
         self._moved = asyncio.Event()
+        self._manned = asyncio.Event()  # the workers run
         self._last_move = time.monotonic()
         self._hurry = False
 
@@ -132,6 +133,7 @@ class Run:
         tasks = [*consumers, *producers, faults, watching]
         try:
             await workers.start([one for one in self.plan.consumers if one.kind == "worker"])
+            self._manned.set()
             await self._all([*producers, faults], [*consumers, watching])
             await self.world.heal()
             self.calm.set()
@@ -183,6 +185,8 @@ class Run:
                 self._moved.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._moved.wait(), IDLE_SECONDS)
+            if fault.slot not in self.world.slots:
+                await self._manned.wait()
             await self.world.strike(fault.kind, self.world.slots[fault.slot], chance)
 
     def _progress(self) -> float:

@@ -197,7 +197,12 @@ class PostgresEngine:
         operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
         queue = self._queues.get(address)
         if queue is not None and queue.subscriptions:
-            if message.options is None and queue.immediate and self._hand_over(queue, operation):
+            if (
+                message.options is None
+                and queue.immediate
+                and not self._listener.deaf
+                and self._hand_over(queue, operation)
+            ):
                 pass
             else:
                 queue.expect()
@@ -454,9 +459,12 @@ class PostgresEngine:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
         selectors that have more to look at."""
         claims, scans = [], []
+        self._listener.hear()
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
+            if self._listener.deaf and queue.waiting:
+                queue.lower()  # what was done elsewhere is not known: look at everything
             if queue.waiting and (limit := queue.claim_limit() or (queue.exclusive and not queue.active)):
                 claims.append((queue, int(limit)))
             for scan in queue.scans:
@@ -679,7 +687,7 @@ class PostgresEngine:
     def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
         """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which."""
         return [
-            (queue.id, lane, 0 if thoroughly else floor)
+            (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
             for queue in self._consumed.values()
             if queue.id and queue.id > 0 and not queue.waiting and not queue.paused and queue.capacity()
             for lane, floor in queue.floors.items()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+from psycopg import pq
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
@@ -27,6 +28,9 @@ class Listener:
             None means anywhere (after a reconnect).
         published: is told topic messages.
         sessions_changed: a process came or went; or `catalogue`: that changed; or `due`: a delayed message was sent.
+
+    Attributes:
+        deaf: the connection is lost; what others do is not known.
     """
 
     def __init__(
@@ -38,13 +42,19 @@ class Listener:
         published: Callable[[Message], None],
         sessions_changed: Callable[[str], None],
     ) -> None:
+        self.deaf = True
         self._conninfo = conninfo
         self._name = name
         self._own = own
         self._ready = ready
         self._published = published
         self._sessions_changed = sessions_changed
+        self._loop = asyncio.get_running_loop()
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._fd = -1
         self._task: asyncio.Task[None] | None = None
+        self._topics: asyncio.Queue[bytes | int | None] = asyncio.Queue()  # behind a large one; None: deaf
+        self._fetching = 0  # of these, and the one that is being fetched
 
     async def start(self) -> None:
         """Listen.
@@ -53,18 +63,35 @@ class Listener:
             Unavailable: the database does not answer.
         """
         try:
-            connection = await self._connect()
+            await self._connect()
         except psycopg.Error as error:
             raise Unavailable(f"the database cannot be used: {first_line(error)}") from error
-        self._task = asyncio.get_running_loop().create_task(self._listen(connection))
+        self._task = self._loop.create_task(self._work())
 
     async def close(self) -> None:
         """Stop listening."""
         if self._task:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._disconnect()
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+    def hear(self) -> None:
+        """Take what has arrived. Also called before each batch: a claim that knew less than others had said by then
+        could take a message before an earlier one."""
+        if self.deaf or self._connection is None:
+            return
+        pgconn = self._connection.pgconn
+        try:
+            pgconn.consume_input()
+            while notification := pgconn.notifies():
+                self._heard(notification)
+        except psycopg.Error as error:
+            logger.warning("cannot listen now: %s", first_line(error))
+            self.deaf = True
+            self._loop.remove_reader(self._fd)  # libpq has closed it
+            self._topics.put_nowait(None)
+
+    async def _connect(self) -> None:
         connection = await connect(self._conninfo, self._name)
         try:
             for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
@@ -72,48 +99,73 @@ class Listener:
         except BaseException:
             await connection.close()
             raise
-        return connection
+        self._connection, self._fd = connection, connection.pgconn.socket
+        self.deaf = False
+        self._loop.add_reader(self._fd, self.hear)
+        self._loop.call_soon(self.hear)  # what came with the answers
 
-    async def _listen(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            if not self.deaf:
+                self.deaf = True
+                self._loop.remove_reader(self._fd)
+            await connection.close()
+
+    async def _work(self) -> None:
+        """Read what does not fit a notification, in order; connect again when the connection is lost."""
+        while True:
+            content = await self._topics.get()
+            if content is None:
+                await self._disconnect()
+                await self._reconnect()
+                continue
+            try:
+                await self._fan_out(content)
+            except psycopg.Error as error:
+                logger.warning("a large topic message could not be read: %s", first_line(error))
+            finally:
+                self._fetching -= 1
+
+    async def _reconnect(self) -> None:
         pause = RETRY_FIRST
         while True:
             try:
-                if connection.closed:
-                    connection = await self._connect()
-                    pause = RETRY_FIRST
-                    self._ready(None)
-                    self._sessions_changed("")
-                    self._sessions_changed("catalogue")
-                async for notification in connection.notifies():
-                    await self._heard(connection, notification)
-                raise psycopg.OperationalError("the connection ended")
-            except psycopg.Error as error:
-                if pause == RETRY_FIRST:  # once an outage
-                    logger.warning("cannot listen now: %s", first_line(error))
-                await connection.close()
+                await self._connect()
+            except psycopg.Error:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_LAST)
-            finally:
-                if asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                    await connection.close()
-
-    async def _heard(self, connection: psycopg.AsyncConnection[Any], notification: psycopg.Notify) -> None:
-        session, backend = self._own()
-        if notification.pid == backend:
+                continue
+            self._ready(None)
+            self._sessions_changed("")
+            self._sessions_changed("catalogue")
             return
+
+    def _heard(self, notification: pq.PGnotify) -> None:
+        session, backend = self._own()
+        if notification.be_pid == backend:
+            return
+        payload = notification.extra.decode()
         try:
-            if notification.channel == "msgweb_ready":
-                self._ready([_parse_ready(one) for one in notification.payload.split(",")])
-            elif notification.channel == "msgweb_topic":
-                sender, content = topics.parse_payload(notification.payload)
-                if sender != session:
-                    await self._fan_out(content)
+            if notification.relname == b"msgweb_ready":
+                self._ready([_parse_ready(one) for one in payload.split(",")])
+            elif notification.relname == b"msgweb_topic":
+                sender, content = topics.parse_payload(payload)
+                if sender == session:
+                    return
+                if isinstance(content, int) or self._fetching:
+                    self._fetching += 1
+                    self._topics.put_nowait(content)
+                else:
+                    self._publish(content)
             else:
-                self._sessions_changed(notification.payload)
+                self._sessions_changed(payload)
         except ValueError as error:
-            logger.warning("a notification on %s makes no sense: %s", notification.channel, error)
-        except psycopg.Error as error:
-            logger.warning("a large topic message could not be read: %s", first_line(error))
+            logger.warning("a notification on %s makes no sense: %s", notification.relname.decode(), error)
+
+    def _publish(self, packed: bytes) -> None:
+        for message in topics.unpack(packed):
+            self._published(message)
 
     async def _fan_out(self, content: bytes | int) -> None:
         if isinstance(content, int):
@@ -124,8 +176,7 @@ class Listener:
                 logger.warning("a large topic message was gone before it could be read")
                 return
             content = bytes(row[0])
-        for message in topics.unpack(content):
-            self._published(message)
+        self._publish(content)
 
 
 def _parse_ready(text: str) -> tuple[int, int, bool]:

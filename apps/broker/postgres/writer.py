@@ -186,6 +186,7 @@ class Writer:
             self._adopt(await Pipeline.connect(self._conninfo, QUERIES, self._name))
             assert self._pipeline is not None
             self._busy = True
+            await self._ask(self._pipeline, [("after_crash", ())])
             self._relearn(await self._ask(self._pipeline, self._catalogue()))
             self._busy = False
             self.wake()
@@ -648,6 +649,7 @@ class Writer:
                 pipeline = await Pipeline.connect(self._conninfo, QUERIES, self._name)
                 try:
                     await self._end_old_backend(pipeline)
+                    [crashed] = await self._ask(pipeline, [("after_crash", ())])
                     session = self._host.session
                     committed, alive, strays = await self._outcome(pipeline, session, operations, batch)
                     if fenced is not None or not alive:
@@ -675,6 +677,7 @@ class Writer:
             self._put_back(operations)
         if strays:
             self._give_back(strays, self._host.session)
+        self._host.became_ready(packing.unpack_int4_array(crashed.get_value(0, 0)))
         self._adopt(pipeline)
         self._busy = False
         self.wake()

@@ -213,6 +213,10 @@ SELECT pg_notify('msgweb_topic', $1::text || ' @' || kept.id) FROM kept;
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE application_name = $1::text AND pid <> $2::int4 AND datname = current_database();
 
+-- name: after_crash
+-- On every new connection, before anything else: the queues in which something became ready by it.
+SELECT msgweb.after_crash();
+
 -- name: batch_outcome
 -- $1 session, $2 the batch's number. After a lost connection: was it committed (bool), does the session live (bool)?
 -- Locks the session's row FOR UPDATE, so that a backend that still works on the batch has ended when this answers.
