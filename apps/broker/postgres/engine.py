@@ -576,7 +576,7 @@ class PostgresEngine:
         """A message waits for its time."""
         self._keeper.look_for_due()
 
-    def became_ready(self, ids: list[int]) -> None:
+    def became_ready(self, ids: Sequence[int]) -> None:
         """By our own doing something became ready in these queues."""
         self._ready([(queue_id, 0, False) for queue_id in ids])
 

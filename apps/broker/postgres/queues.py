@@ -213,6 +213,7 @@ class Queue:
         if len(subscriptions) == 1:
             only = subscriptions[0]
             free = only.credit - len(only.held)
+            self.rotation = 1  # who comes next gets the next
             self._hand(only, deliveries[:free] if free > 0 else [])
             return deliveries[max(free, 0) :]
         shares: list[list[Delivery]] = [[] for _ in subscriptions]
@@ -220,7 +221,6 @@ class Queue:
         bound = self._bound(deliveries, subscriptions, free_of) if self.grouped else {}
         levels = _levels(subscriptions)
         left = []
-        count = len(subscriptions)
         place = self.rotation
         for number, delivery in enumerate(deliveries):
             index = bound.get(number, -1)
@@ -238,7 +238,7 @@ class Queue:
             shares[index].append(delivery)
             if delivery.group is not None:
                 self._remember(delivery.group, subscriptions[index])
-        self.rotation = place % count if count else 0
+        self.rotation = place
         for subscription, share in zip(list(subscriptions), shares, strict=True):
             self._hand(subscription, share)
         return left

@@ -9,7 +9,7 @@ a batch is neither lost nor written twice.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import psycopg
@@ -109,7 +109,7 @@ class Host(Protocol):
     def delayed(self) -> None:
         """A message waits for its time."""
 
-    def became_ready(self, ids: list[int]) -> None:
+    def became_ready(self, ids: Sequence[int]) -> None:
         """By this process's own doing something became ready in these queues."""
 
     def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
