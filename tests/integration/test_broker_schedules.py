@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -404,16 +405,17 @@ def test_a_period_that_is_added_runs_first_after_its_delay_by_the_databases_cloc
 
 
 def test_a_cron_expression_that_is_added_runs_at_its_first_time_after_the_delay(conninfo):
-    schedule = add_by_sql(cron="0 9 * * *", timezone="Europe/Berlin", delay=3600.0)
+    hour = (datetime.now(ZoneInfo("Europe/Berlin")) + timedelta(hours=12)).hour  # far away, whenever this runs
+    cron = f"0 {hour} * * *"
+    schedule = add_by_sql(cron=cron, timezone="Europe/Berlin", delay=3600.0)
     asked = move(schedule, timedelta(0))
     assert due(conninfo) > 3590 - 1  # it is looked up when the delay is over
     move(schedule, timedelta(hours=-2))
     due(conninfo)
     assert sent() == []
     state = next(iter(schedules.schedules()))
-    assert state.next_at == schedules.first_run(
-        schedules.Repeat(cron="0 9 * * *", timezone="Europe/Berlin"), 0, asked - timedelta(hours=2)
-    )
+    repeat = schedules.Repeat(cron=cron, timezone="Europe/Berlin")
+    assert state.next_at == schedules.first_run(repeat, 0, asked - timedelta(hours=2))
     move(schedule, timedelta(days=-2))
     due(conninfo)
     assert len(sent()) == 1
