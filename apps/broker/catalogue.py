@@ -67,11 +67,11 @@ def queues(namespace: str | None = None) -> list[QueueInfo]:
         LEFT JOIN held ON held.destination = d.id
         CROSS JOIN LATERAL (SELECT count(*) AS n FROM (
             SELECT FROM msgweb.message m WHERE m.destination = d.id AND m.session IS NULL
-            ORDER BY m.priority DESC, m.id LIMIT %(limit)s) x) ready
+            ORDER BY m.priority DESC, coalesce(m.position, m.id) LIMIT %(limit)s) x) ready
         LEFT JOIN LATERAL (
             SELECT extract(epoch FROM clock_timestamp() - min(x.enqueued_at))::float8 AS age FROM (
                 SELECT m.enqueued_at FROM msgweb.message m WHERE m.destination = d.id AND m.session IS NULL
-                ORDER BY m.priority DESC, m.id LIMIT 1) x) oldest ON true
+                ORDER BY m.priority DESC, coalesce(m.position, m.id) LIMIT 1) x) oldest ON true
         CROSS JOIN LATERAL (
             SELECT coalesce(sum((s.details->'consumers'->>d.id::text)::integer), 0) AS n
             FROM msgweb.session s) consumers

@@ -129,6 +129,8 @@ class Delivery:
         id: 0 for a topic's message, which nobody holds: it needs no ack.
         deliveries: how often it has been handed out, this time included; above 1 it counts as redelivered.
         group: its message group.
+        place: where it stands in its queue, among those of its priority; 0: behind all that is known.
+        expires: whether it has a time after which it must not be delivered.
     """
 
     id: MessageId
@@ -138,6 +140,9 @@ class Delivery:
     persistent: bool
     deliveries: int
     group: str | None = None
+    priority: int = DEFAULT_PRIORITY
+    expires: bool = False
+    place: int = 0
 
 
 class Consumer(Protocol):

@@ -143,9 +143,9 @@ def browse(
         NotFound: there is no such queue.
     """
     condition, order = {
-        "ready": ("m.session IS NULL", "m.priority DESC, m.id"),
-        "held": ("m.session > 0", "m.id"),
-        "parked": ("m.group_key IS NOT NULL AND m.session = 0", "m.group_key, m.id"),
+        "ready": ("m.session IS NULL", "m.priority DESC, coalesce(m.position, m.id)"),
+        "held": ("m.session > 0", "coalesce(m.position, m.id)"),
+        "parked": ("m.group_key IS NOT NULL AND m.session = 0", "m.group_key, m.id + 0"),
         "delayed": ("m.session = -1", "m.available_at"),
     }[state]
     with translated(), connections[using].cursor() as cursor:

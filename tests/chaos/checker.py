@@ -261,7 +261,7 @@ def _traces(facts: Facts, transaction: Transaction) -> tuple[list[str], list[str
             again = any(one.event.count > delivery.event.count for one in message.deliveries)
             if settlement.verb == "ack" and again:
                 missing.append(f"{message.name}, which it acked, came again")
-            elif settlement.verb == "ack" and not _wiped(facts, message, math.inf):
+            elif settlement.verb == "ack" and not (_wiped(facts, message, math.inf) or _unwritten(facts, message)):
                 happened.append(f"{message.name}, which it acked, never came again")
     return happened, missing
 
@@ -332,6 +332,11 @@ def _too_late(facts: Facts, send: Send, delivery: Delivery) -> bool:
 def _wiped(facts: Facts, send: Send, before: float) -> bool:
     """Whether a crash of Postgres may have taken the message."""
     return not send.event.persistent and facts.crashed(send.at, before)
+
+
+def _unwritten(facts: Facts, send: Send) -> bool:
+    """Whether the message may have been delivered and never written: it was not receipted, and its gateway died."""
+    return send.fate != "done" and facts.over(facts.connections[send.event.connection].server, send.at)
 
 
 def _lanes(facts: Facts, *, grouped: bool) -> Iterator[list[Send]]:

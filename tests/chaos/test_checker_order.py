@@ -272,3 +272,14 @@ class TestTransactions:
         self.of_two_sends_and_an_ack(story, None)
         story.close("c")
         assert broken(story) == {"torn"}
+
+    def test_what_it_acked_may_have_died_unwritten_with_its_gateway(self, story: Story) -> None:
+        story.send(1, answer=None)
+        story.deliver(1)
+        story.send(10, 11, by="c", producer="f", transaction="t")
+        story.settle("ack", 1, transaction="t")
+        story.end("t", commit=True, answer=None)
+        story.close("c")
+        assert broken(story) == {"torn"}
+        story.session_over("a")
+        assert broken(story) == set()

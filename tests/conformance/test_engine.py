@@ -379,7 +379,7 @@ def test_a_process_that_froze_within_a_transaction_holds_nothing_up(play, connin
             )
             [session] = await cursor.fetchone() or []
             await setting.execute("UPDATE msgweb.message SET session = %s, deliveries = 1", [session])
-            await connection.execute("SELECT FROM msgweb.session WHERE id = %s FOR KEY SHARE", [session])
+            await connection.execute("SELECT pg_advisory_xact_lock_shared(1297568601, %s)", [session])
             consumer = Recorder(engine)
             engine.subscribe(queue, consumer, 10)
             await consumer.count(1)

@@ -10,7 +10,7 @@ from apps.broker.postgres import packing
 from apps.broker.postgres.pipeline import Step
 from apps.broker.postgres.queues import LANES, NOTHING, Queue, Scan
 
-WAKE_LIMIT = 240  # queues a notification: 33 bytes each at the most, and a notification holds 7,999
+WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 TRANSIENT, PERSISTENT, SPECIAL = range(3)  # how an ack deletes: SPECIAL are groups, and queues that keep what was acked
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
 _LANES = packing.int2_array(LANES)
@@ -32,17 +32,21 @@ class Operation:
             no longer.
         acks: held messages to delete, with TRANSIENT, PERSISTENT or SPECIAL.
         releases: held messages to make ready again.
+        recalls: the same for messages that no consumer has seen.
         rejects: held messages whose delivery failed: id, seconds until they come again (negative: as the queue says),
             whether they go to the dead letters at once.
-        session: which holds the acks, releases and rejects; without those 0.
+        session: which holds the acks, releases, recalls and rejects; without those 0.
         closes: ids of reply queues to end.
         leaves: ids of exclusive queues that this session consumes no longer.
+        shares: queues that this session consumes alone no longer.
+        parts: ids of queues that this session consumes no longer.
         exclusives: queues that have one consumer at a time from now on.
         binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
         ends: queues of durable subscriptions that end: namespace, name.
         renew: makes `sends` anew from what the catalogue says now: they hold what topics send to queues.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
+        passed: it was left for the next batch once.
     """
 
     sends: Sequence[Message] = ()
@@ -50,10 +54,13 @@ class Operation:
     holder: int = 0
     acks: Sequence[tuple[MessageId, int]] = ()
     releases: Sequence[MessageId] = ()
+    recalls: Sequence[MessageId] = ()
     rejects: Sequence[tuple[MessageId, float, bool]] = ()
     session: int = 0
     closes: Sequence[int] = ()
     leaves: Sequence[int] = ()
+    shares: Sequence[Queue] = ()
+    parts: Sequence[int] = ()
     exclusives: Sequence[Queue] = ()
     binds: Sequence[tuple[str, str, str]] = ()
     ends: Sequence[tuple[str, str]] = ()
@@ -61,6 +68,33 @@ class Operation:
     done: Done | None = None
     size: int = 0
     unit: bool = False
+    passed: bool = False
+
+    def named(self) -> list[MessageId]:
+        """The held messages that it speaks of."""
+        return [
+            *(message_id for message_id, _ in self.acks),
+            *self.releases,
+            *self.recalls,
+            *(message_id for message_id, _, _ in self.rejects),
+        ]
+
+    @property
+    def patient(self) -> bool:
+        """Whether nobody waits for it: plain acks without a receipt."""
+        return self.done is None and not (
+            self.sends
+            or self.releases
+            or self.recalls
+            or self.rejects
+            or self.closes
+            or self.leaves
+            or self.shares
+            or self.exclusives
+            or self.binds
+            or self.ends
+            or any(kind == SPECIAL for _, kind in self.acks)
+        )
 
     @property
     def lasting(self) -> bool:
@@ -139,6 +173,7 @@ class Batch:
         session = packing.int4(self.session)
         acks: tuple[list[MessageId], list[MessageId], list[MessageId]] = ([], [], [])
         released: list[MessageId] = []
+        recalled: list[MessageId] = []
         rejected: list[tuple[MessageId, float, bool]] = []
         plain, special = self._sends(queues)
         settled = self._settled(plain)
@@ -147,6 +182,7 @@ class Batch:
                 if message_id not in settled:
                     acks[kind].append(message_id)
             released.extend(operation.releases)
+            recalled.extend(operation.recalls)
             rejected.extend(operation.rejects)
             for queue_id in operation.closes:
                 self._step("close_reply_queue", packing.int4(queue_id), session)
@@ -162,7 +198,7 @@ class Batch:
         if settled:
             plain = [sent for sent in plain if sent.operation.handed not in settled]
         if plain:
-            self._step("insert_messages", *self._insert(plain), session)
+            self._insert(plain, session)
         once = [sent for sent in special if not _repeats(sent.message)]
         if once:
             self._enqueue(once)
@@ -177,6 +213,13 @@ class Batch:
             self.contended = True
         if released:
             self._step("release", packing.int8_array(released), session)
+        if recalled:
+            self._step("recall", packing.int8_array(recalled), session)
+        for operation in self.operations:
+            for queue in operation.shares:  # after what was recalled
+                self._step("share_queue", packing.int4(queue.id or 0), session)
+            if operation.parts:
+                self._step("part_queues", packing.int4_array(operation.parts), session)
         if rejected:
             ids, delays, at_once = zip(*rejected, strict=True)
             arrays = packing.int8_array(ids), session, packing.float8_array(delays), packing.bool_array(at_once)
@@ -198,9 +241,8 @@ class Batch:
         if self.low or (self.draw and self._unhanded):
             self._step("draw", reader=self._draw)
         opening: list[Step] = [
+            ("fence", (session, packing.boolean(relaxed), packing.boolean(self.contended))),
             ("enter_batch", (session, packing.int8(self.number), packing.int8(self.version))),
-            *([("relax", ())] if relaxed else []),
-            *([("briefly", ())] if self.contended else []),
         ]
         self._readers = [(place + len(opening), reader) for place, reader in self._readers]
         return opening + self._steps
@@ -243,7 +285,7 @@ class Batch:
                     self.began_waiting.setdefault(queue, queue.waiting or not queue.subscriptions)
                     if queue.subscriptions:
                         queue.expect()
-                    queue.note(operation.handed or self.seen + 1)
+                    queue.note(operation.handed or self.seen + 1, message.priority)
                     self.touched.add(queue)
                     sent_here[queue] = sent_here.get(queue, 0) + 1
                     self._unhanded = self._unhanded or not operation.handed
@@ -261,17 +303,38 @@ class Batch:
         if not handed:
             return handed
         acked = {message_id for operation in self.operations for message_id, _ in operation.acks}
+        waited: dict[Queue, list[bool]] = {}
+        for sent in plain:
+            if sent.operation.passed:
+                waited.setdefault(sent.queue, []).append(sent.operation.handed in acked)
+        for queue, settled in waited.items():
+            queue.settling += (sum(settled) / len(settled) - queue.settling) / 4
         return handed & acked
 
-    def _insert(self, sent: list[Sent]) -> Sequence[bytes]:
+    def _insert(self, sent: list[Sent], session: bytes) -> None:
         operations = [one.operation for one in sent]
         held = [op.holder == self.session for op in operations]
         for one, is_held in zip(sent, held, strict=True):
             if one.operation.holder and not is_held:
                 one.queue.lower(one.operation.handed)
-                one.queue.note(one.operation.handed)
+                one.queue.note(one.operation.handed, one.message.priority)
                 self.touched.add(one.queue)
-        return (
+        if len(sent) == 1:
+            queue, message, operation = sent[0].queue, sent[0].message, operations[0]
+            self._step(
+                "insert_persistent" if message.persistent else "insert_transient",
+                packing.int8(operation.handed),
+                packing.int4(queue.id or 0),
+                packing.int2(message.priority),
+                packing.boolean(operation.holder != 0),
+                packing.boolean(held[0]),
+                message.headers,
+                message.body,
+                session,
+            )
+            return
+        self._step(
+            "insert_messages",
             packing.int8_array([op.handed for op in operations]),
             packing.int4_array([one.queue.id or 0 for one in sent]),
             packing.int2_array([one.message.priority for one in sent]),
@@ -280,6 +343,7 @@ class Batch:
             packing.bool_array(held),
             packing.bytes_array(packing.BYTEA, [one.message.headers for one in sent]),
             packing.bytes_array(packing.BYTEA, [one.message.body for one in sent]),
+            session,
         )
 
     def _enqueue(self, sent: list[Sent]) -> None:
@@ -325,7 +389,7 @@ class Batch:
             None if repeat.period is None else packing.float8(repeat.period),
             None if repeat.count is None else packing.int8(repeat.count),
             packing.int4(message.priority),
-            b"\x01" if message.persistent else b"\x00",
+            packing.boolean(message.persistent),
             None if options.ttl is None else packing.float8(options.ttl),
             None if options.group is None else options.group.encode(),
             message.headers,
@@ -347,15 +411,20 @@ class Batch:
             queue.waiting = False  # who has it says so when it goes
             self._step("take_exclusive", identifier, session, reader=taken)
             return
+        if not queue.exclusive and not queue.joined:
+            self._join(queue, session)
+            return
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
         queue.claiming = True
+        queue.heard = NOTHING
         lowered = queue.lowered
 
         def claimed(result: pq.abc.PGresult) -> None:
-            queue.claiming = False
             if result.ntuples >= limit:
                 queue.waiting = True
-            if result.ntuples:
+            if not result.ntuples:
+                queue.claiming = queue.recalled = False
+            else:
                 self._spread.append((queue, _claimed(queue, result, queue.lowered == lowered and not queue.grouped)))
 
         if queue.grouped:
@@ -363,6 +432,24 @@ class Batch:
         else:
             floors = packing.int8_array(list(queue.floors.values()))
             self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
+
+    def _join(self, queue: Queue, session: bytes) -> None:
+        shares = queue.shares
+
+        def joined(result: pq.abc.PGresult) -> None:
+            queue.joining = False
+            answer = result.get_value(0, 0)
+            if answer == b"wait":
+                queue.wait_for_share()
+                return
+            queue.joined = queue.waiting = True
+            queue.asked_at = None
+            queue.alone = answer == b"alone" and queue.shares == shares
+
+        queue.waiting = False  # who is alone says when it shares
+        queue.joining = True
+        self._step("join_queue", packing.int4(queue.id or 0), session, packing.boolean(queue.impatient), reader=joined)
+        self.contended = True
 
     def _scan(self, queue: Queue, scan: Scan, session: bytes) -> None:
         chosen, scan.chosen = scan.chosen, []
@@ -389,6 +476,7 @@ class Batch:
                         break
                     identifier = MessageId(packing.unpack_int(value(row, 0)))
                     lane = packing.unpack_int(value(row, 1))
+                    scan.floors[lane] = packing.unpack_int(value(row, 4))
                     scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
 
             floors = packing.int8_array(list(scan.floors.values()))
@@ -398,7 +486,7 @@ class Batch:
         """It was not committed: what it would have claimed is still there."""
         for queue, _ in self.claims:
             queue.waiting = True
-            queue.claiming = False
+            queue.claiming = queue.joining = queue.recalled = False
         for scan, chosen in self._chosen:
             scan.chosen = chosen + scan.chosen
             scan.waiting = True
@@ -418,13 +506,13 @@ class Batch:
         enough = {queue for queue, limit in self.claims if limit >= self.sent_here.get(queue, 0)}
         lines = []
         for queue in self.touched:
-            first, queue.unannounced = queue.unannounced, NOTHING
+            first, priority = queue.announce()
             if not queue.id or first == NOTHING:
                 continue
             self._announced.append((queue, first))
             if queue in enough and not self.began_waiting.get(queue, True):
                 continue  # all that this batch brings is claimed by it
-            lines.append(f"{queue.id}:{first}{'g' if queue.grouped else ''}")
+            lines.append(f"{queue.id}:{first}{'g' if queue.grouped else ''}p{priority}")
         for begin in range(0, len(lines), WAKE_LIMIT):
             self._step("wake", ",".join(lines[begin : begin + WAKE_LIMIT]).encode())
         for payload in self.payloads:
@@ -443,10 +531,9 @@ def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[
     deliveries = []
     for row in range(result.ntuples):
         message_id = MessageId(packing.unpack_int(value(row, 0)))
-        if raise_floors:
-            lane = packing.unpack_int(value(row, 1))
-            if message_id > queue.floors[lane]:
-                queue.floors[lane] = message_id
+        lane, place = packing.unpack_int(value(row, 1)), packing.unpack_int(value(row, 7))
+        if raise_floors and place > queue.floors[lane]:
+            queue.floors[lane] = place
         deliveries.append(
             Delivery(
                 message_id,
@@ -455,7 +542,10 @@ def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[
                 value(row, 5) or b"",
                 value(row, 2) == b"\x01",
                 packing.unpack_int(value(row, 3)),
-                (value(row, 6) or b"").decode() or None if result.nfields > 6 else None,
+                (value(row, 8) or b"").decode() or None if result.nfields > 8 else None,
+                lane,
+                value(row, 6) == b"\x01",
+                place,
             )
         )
     return deliveries

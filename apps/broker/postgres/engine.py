@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -24,10 +25,11 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.headers import escape_header
+from apps.broker.postgres.ahead import IDLE
 from apps.broker.postgres.batch import PERSISTENT, SPECIAL, TRANSIENT, Claimable, Operation
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
-from apps.broker.postgres.listener import Listener
+from apps.broker.postgres.listener import Listener, Ready
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
@@ -92,6 +94,8 @@ class PostgresEngine:
         self._fresh: list[Queue] = []  # to be resolved
         self._awaiting: list[tuple[Queue, Done]] = []  # subscriptions and reply queues that wait for that
         self._gathering: list[Queue] = []  # with messages that are handed over at the end of this turn of the loop
+        self._refilling: list[Queue] = []  # with messages at hand, and credit for them
+        self.handed_over = False
         self._next_id = self._last_id = 0  # of the ids that are this process's own
         self._seen_id = 0
         self._version = 0
@@ -121,6 +125,7 @@ class PostgresEngine:
             details=self._details,
             lanes=self._idle_lanes,
             found_ready=self._ready,
+            renewed=self._renewed,
             lost=self.session_lost,
         )
         self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
@@ -147,6 +152,7 @@ class PostgresEngine:
         """Finish what was asked for, release what is held, end the session."""
         self._started = False
         for queue in self._consumed.values():
+            self._recall(queue)
             for subscription in queue.subscriptions:
                 subscription.closed = True
             queue.subscriptions.clear()
@@ -206,6 +212,7 @@ class PostgresEngine:
                 pass
             else:
                 queue.expect()
+                self._make_way(queue, message.priority)
         self._writer.add(operation)
 
     def _send_to_topic(self, message: Message, done: Done | None) -> None:
@@ -215,6 +222,8 @@ class PostgresEngine:
         self._topics.deliver(message)
         self._writer.publish(message)
         copies = self._copies(message)
+        for copy in copies:
+            self._make_way(self.queue(copy.address), copy.priority)
         if copies:
             self._writer.add(
                 Operation(
@@ -257,11 +266,52 @@ class PostgresEngine:
         operation.handed, operation.holder = MessageId(self._next_id), self._keeper.session
         self._next_id += 1
         if not queue.gathered:
-            if not self._gathering:
-                self._loop.call_soon(self.deliver_gathered)
-            self._gathering.append(queue)
+            self._soon(self._gathering, queue)
         queue.gathered.append(operation)
         return True
+
+    def _soon(self, queues: list[Queue], queue: Queue) -> None:
+        """Deliver at the end of this turn of the loop."""
+        if not (self._gathering or self._refilling):
+            self._loop.call_soon(self.deliver_gathered)
+        queues.append(queue)
+
+    # -- messages at hand
+
+    def _freed(self, queue: Queue) -> None:
+        """There is credit again."""
+        if queue.ahead and queue not in self._refilling:
+            self._soon(self._refilling, queue)
+
+    def _recall(self, queue: Queue) -> None:
+        """What is at hand goes back: something is to come before it, or nobody here takes it."""
+        ids = queue.ahead.empty()
+        if ids:
+            queue.recalled = queue.claiming
+            first = min(ids)
+            queue.lower(first)
+            self._writer.touch(queue, first)
+            self._writer.add(Operation(recalls=ids, session=self._keeper.session))
+
+    def _lower(self, queue: Queue, message_id: int = 0) -> None:
+        """A message became ready, none before it (0: nothing is known of it)."""
+        queue.lower(message_id)
+        if queue.ahead and message_id <= queue.ahead.last:
+            self._recall(queue)
+
+    def _make_way(self, queue: Queue, priority: int) -> None:
+        """A message of that priority comes."""
+        if queue.ahead and priority > queue.ahead.lowest:
+            self._recall(queue)
+
+    def _watch(self, queue: Queue) -> None:
+        """Look now and then whether what is at hand moves."""
+        queue.watched = bool(queue.ahead)
+        if queue.watched and time.monotonic() - queue.ahead.moved >= IDLE:
+            self._recall(queue)
+            queue.watched = False
+        if queue.watched:
+            self._loop.call_later(IDLE, self._watch, queue)
 
     def subscribe(
         self,
@@ -285,6 +335,10 @@ class PostgresEngine:
         else:
             queue = self.queue(address)
             queue.add(subscription)
+            if queue.reads_ahead:
+                self._freed(queue)
+            else:
+                self._recall(queue)
             self._consumed[address] = queue
             topic = patterns.virtual_topic_of(address.name)
             self._await_id(queue, None if topic else done)
@@ -327,6 +381,8 @@ class PostgresEngine:
         held = list(subscription.held)
         subscription.held.clear()
         rejects = [(held.pop(0), -1.0, False)] if held and failed else []
+        if held or rejects or not queue.subscriptions:
+            self._recall(queue)
         if held or rejects:
             first = min([*held, *(one for one, _, _ in rejects)])
             queue.lower(first)
@@ -340,6 +396,7 @@ class PostgresEngine:
         more = credit > subscription.credit
         subscription.credit = credit
         if more:
+            self._freed(self.queue(subscription.address))
             self._writer.wake()
 
     def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
@@ -351,6 +408,7 @@ class PostgresEngine:
         queue = self._queues[subscription.address]
         queue.counts.acked += len(ids)
         self._writer.add(Operation(acks=_acks(queue, held, ids), session=self._keeper.session, done=done))
+        self._freed(queue)
 
     def nack(
         self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None, refusal: Refusal = AGAIN
@@ -374,10 +432,14 @@ class PostgresEngine:
             queue = self._queues[subscription.address]
             queue.counts.acked += len(ids)
             acks.extend(_acks(queue, subscription.held, ids))
+            self._freed(queue)
         rejects: list[tuple[MessageId, float, bool]] = []
         for subscription, ids, refusal in unit.nacks:
             rejects.extend(self._let_go(subscription, ids, refusal))
         sends = self._with_copies(unit.sends)
+        for message in sends:
+            if message.address.kind == "queue":
+                self._make_way(self.queue(message.address), message.priority)
         for message in unit.sends:
             if message.address.kind == "topic":
                 self._know_topic(message.address)
@@ -459,12 +521,16 @@ class PostgresEngine:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
         selectors that have more to look at."""
         claims, scans = [], []
-        self._listener.hear()
+        self.hear()
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
-            if self._listener.deaf and queue.waiting:
-                queue.lower()  # what was done elsewhere is not known: look at everything
+            if self._listener.deaf and (queue.waiting or queue.ahead):
+                self._lower(queue)  # what was done elsewhere is not known: look at everything
+            if not (queue.joined or queue.exclusive):
+                if queue.waiting and (queue.capacity() or queue.scans):
+                    claims.append((queue, 1))
+                continue
             if queue.waiting and (limit := queue.claim_limit() or (queue.exclusive and not queue.active)):
                 claims.append((queue, int(limit)))
             for scan in queue.scans:
@@ -474,11 +540,30 @@ class PostgresEngine:
                     scans.append((queue, scan))
         return claims, scans
 
+    def hear(self) -> None:
+        """Take what others have said until now."""
+        self._listener.hear()
+
+    def wanting(self) -> bool:
+        """Whether a consumer here waits for what may be claimed."""
+        self.hear()
+        for queue in self._consumed.values():
+            if not queue.id or queue.id < 0 or queue.paused:
+                continue
+            if queue.waiting and (queue.capacity() or (queue.exclusive and not queue.active)):
+                return True
+            if queue.waiting and queue.scans and not queue.joined:
+                return True
+            if any(scan.chosen or (scan.waiting and scan.room() > 0) for scan in queue.scans):
+                return True
+        return False
+
     def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
         """Deliver; returns the ids of what nobody could take."""
-        if not queue.subscriptions:
-            return [delivery.id for delivery in deliveries]
-        return [delivery.id for delivery in queue.distribute(deliveries)]
+        left = queue.arrive(deliveries, keep=not self._listener.deaf)
+        if queue.ahead and not queue.watched:
+            self._watch(queue)
+        return [delivery.id for delivery in left]
 
     @property
     def version(self) -> int:
@@ -498,10 +583,14 @@ class PostgresEngine:
                 continue
             if queue.id in described:
                 queue.settle(described[queue.id])
+                if not queue.reads_ahead:
+                    self._recall(queue)
                 continue
+            self._recall(queue)
             self._by_id.pop(queue.id, None)
             queue.id = None
             queue.active = False
+            queue.part()
             queue.lower()
             if queue.subscriptions:
                 self._await_id(queue, None)
@@ -526,18 +615,33 @@ class PostgresEngine:
 
     def deliver_gathered(self) -> None:
         """What there is credit for, the higher priority first; the rest is written as waiting."""
+        if self._gathering or self._refilling:
+            self.hear()
+        refilling, self._refilling = self._refilling, []
+        for queue in refilling:
+            if not self._listener.deaf:
+                queue.refill()
         gathering, self._gathering = self._gathering, []
         for queue in gathering:
             operations, queue.gathered = queue.gathered, []
             first = operations[0].sends[0].priority
             if any(operation.sends[0].priority != first for operation in operations):
                 operations.sort(key=lambda operation: -operation.sends[0].priority)
-            room = queue.capacity()
+            room = 0 if queue.waiting else queue.capacity()  # something came from elsewhere, before all of this
             for operation in operations[room:]:
                 operation.holder = 0
                 queue.waiting = True
             deliveries = [
-                Delivery(op.handed, queue.address, message.headers, message.body, message.persistent, 1)
+                Delivery(
+                    op.handed,
+                    queue.address,
+                    message.headers,
+                    message.body,
+                    message.persistent,
+                    1,
+                    None,
+                    message.priority,
+                )
                 for op in operations[:room]
                 for message in op.sends
             ]
@@ -546,7 +650,8 @@ class PostgresEngine:
                 ids = [delivery.id for delivery in left]
                 queue.lower(min(ids))
                 self._writer.touch(queue, min(ids))
-                self._writer.add(Operation(releases=ids, session=self._keeper.session))
+                self._writer.add(Operation(recalls=ids, session=self._keeper.session))
+        self.handed_over = self.handed_over or bool(gathering or refilling)
 
     def forget_ids(self) -> None:
         """New ids have to be drawn before anything is handed over."""
@@ -569,7 +674,7 @@ class PostgresEngine:
         """Something becomes ready from this id on, in any of the queues that are consumed here."""
         consumed = list(self._consumed.values())
         for queue in consumed:
-            queue.lower(message_id)
+            self._lower(queue, message_id)
         return consumed
 
     def delayed(self) -> None:
@@ -578,7 +683,7 @@ class PostgresEngine:
 
     def became_ready(self, ids: Sequence[int]) -> None:
         """By our own doing something became ready in these queues."""
-        self._ready([(queue_id, 0, False) for queue_id in ids])
+        self._ready([Ready(queue_id) for queue_id in ids])
 
     def publish_locally(self, message: Message) -> None:
         """Hand a committed topic message to the subscribers in this process."""
@@ -586,7 +691,8 @@ class PostgresEngine:
 
     def held(self) -> set[MessageId]:
         """Every message that this process knows to hold."""
-        return {i for queue in self._consumed.values() for s in queue.subscriptions for i in s.held}
+        known = {i for queue in self._consumed.values() for s in queue.subscriptions for i in s.held}
+        return known.union(*(queue.ahead.ids() for queue in self._consumed.values()))
 
     async def session_lost(self, before: SessionId) -> None:
         """Void what is held and open another session, unless that has been done: writer and keeper both notice.
@@ -600,11 +706,13 @@ class PostgresEngine:
         self._next_id = self._last_id = 0
         for queue in list(self._consumed.values()):
             queue.lower()
+            queue.ahead.empty()
             queue.active = False
             for subscription in list(queue.subscriptions):
                 subscription.held.clear()
                 guarded(subscription.consumer.lost, subscription)
         for queue in self._queues.values():
+            queue.part()
             if queue.owned:
                 queue.id = None
                 self._fresh.append(queue)
@@ -637,6 +745,7 @@ class PostgresEngine:
         for message_id in ids:
             del subscription.held[message_id]
         queue = self.queue(subscription.address)
+        self._recall(queue)
         queue.counts.failed += len(ids)
         queue.lower(min(ids, default=MessageId(0)))
         self._writer.touch(queue, min(ids, default=MessageId(0)))
@@ -647,19 +756,22 @@ class PostgresEngine:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _ready(self, found: list[tuple[int, int, bool]] | None) -> None:
-        """Something became ready: in these queues, from this id on (0: from anywhere), perhaps of a group. None:
-        anywhere."""
+    def _ready(self, found: list[Ready] | None) -> None:
+        """Something became ready. None: anywhere."""
         if found is None:
             for queue in self._consumed.values():
-                queue.lower()
+                queue.heard = 0
+                self._lower(queue)
         else:
-            for queue_id, first, grouped in found:
-                known = self._by_id.get(queue_id)
+            for one in found:
+                known = self._by_id.get(one.queue)
                 if known is not None:
-                    known.lower(first)
-                    if grouped:
+                    known.heard = min(known.heard, one.first)
+                    self._lower(known, one.first)
+                    self._make_way(known, one.priority)
+                    if one.grouped:
                         known.expect_groups()
+                        self._recall(known)
         self._writer.wake()
 
     def _sessions_changed(self, what: str) -> None:
@@ -668,11 +780,35 @@ class PostgresEngine:
             self._writer.reload()
         elif what == "due":
             self._keeper.look_for_due()
+        elif what.startswith("share:"):
+            self._share(self._by_id.get(int(what[6:])))
         else:
             for queue in self._queues.values():
-                queue.lower()  # who died may have held what comes before all that we look at
+                self._lower(queue)  # who died may have held what comes before all that we look at
             self._writer.wake()
             self._keeper.others_changed()
+
+    def _share(self, queue: Queue | None) -> None:
+        """Another process wants to consume what this one may consume alone."""
+        if queue is None or queue.owned or not (queue.alone or queue.joining):
+            return
+        queue.shares += 1
+        queue.alone = False
+        self._recall(queue)
+        self._writer.add(Operation(shares=(queue,)))
+
+    def _renewed(self) -> None:
+        """The lease was renewed: give up what is consumed no longer, and ask again where others may have gone."""
+        parts = []
+        for queue in self._queues.values():
+            if queue.joined and not queue.owned and queue.id and not queue.subscriptions:
+                queue.part()
+                parts.append(queue.id)
+            elif queue.joined and not queue.alone and not self._keeper.peers:
+                queue.joined = False
+                queue.waiting = True
+        if parts:
+            self._writer.add(Operation(parts=parts))
 
     def _used(self) -> Iterator[tuple[int, Counts]]:
         """What was counted at queues and topics that have an id."""

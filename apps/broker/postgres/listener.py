@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import pq
@@ -16,6 +16,23 @@ from msgweb.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0
+HIGHEST = 9  # priority
+
+
+class Ready(NamedTuple):
+    """Something became ready in a queue.
+
+    Attributes:
+        queue: its id.
+        first: at this place or behind it; 0: anywhere.
+        grouped: there may be messages of groups among it.
+        priority: none of it is above this.
+    """
+
+    queue: int
+    first: int = 0
+    grouped: bool = False
+    priority: int = HIGHEST
 
 
 class Listener:
@@ -24,8 +41,7 @@ class Listener:
     Args:
         name: the connection's application_name.
         own: the session and the writer's backend, whose own notifications are passed over.
-        ready: is told in which queues something became ready, from which id on (0: any), and whether it is of a group;
-            None means anywhere (after a reconnect).
+        ready: is told where something became ready; None means anywhere (after a reconnect).
         published: is told topic messages.
         sessions_changed: a process came or went; or `catalogue`: that changed; or `due`: a delayed message was sent.
 
@@ -38,7 +54,7 @@ class Listener:
         conninfo: str,
         name: str,
         own: Callable[[], tuple[int, int]],
-        ready: Callable[[list[tuple[int, int, bool]] | None], None],
+        ready: Callable[[list[Ready] | None], None],
         published: Callable[[Message], None],
         sessions_changed: Callable[[str], None],
     ) -> None:
@@ -179,11 +195,12 @@ class Listener:
         self._publish(content)
 
 
-def _parse_ready(text: str) -> tuple[int, int, bool]:
-    """`<queue>`, `<queue>:<first id>`, `<queue>:<first id>g`.
+def _parse_ready(text: str) -> Ready:
+    """`<queue>`, or `<queue>:<place>`, `g` behind where there may be groups, and `p<priority>` at the end.
 
     Raises:
         ValueError: somebody else notified on our channel.
     """
-    queue, _, first = text.partition(":")
-    return int(queue), int(first.rstrip("g") or 0), first.endswith("g")
+    queue, _, rest = text.partition(":")
+    place, _, priority = rest.partition("p")
+    return Ready(int(queue), int(place.rstrip("g") or 0), place.endswith("g"), int(priority or HIGHEST))

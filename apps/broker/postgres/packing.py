@@ -13,9 +13,11 @@ _header = Struct("!iiIii").pack
 _length = Struct("!i").pack
 _EMPTY = {oid: pack("!iiI", 0, 0, oid) for oid in (BOOL, BYTEA, INT8, INT2, INT4, TEXT, FLOAT8)}
 
+int2 = Struct("!h").pack
 int4 = Struct("!i").pack
 int8 = Struct("!q").pack
 float8 = Struct("!d").pack
+boolean = Struct("!?").pack
 
 
 def fixed_array(oid: int, code: str, width: int, values: Sequence[float]) -> bytes:

@@ -14,19 +14,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 #: The statements' plans do not depend on how much waits: index scans and nested loops, planned once. Without these a
 #: plan made while the tables were empty would scan them when they are not, and planning would cost more than running.
+#: A batch relies on each of its statements seeing what was committed before that statement.
 PLANNING = (
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    "SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
     " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_sort = off; SET jit = off"
 )
 
-#: A peer that vanished without a word (a cut network, a firewall that forgot) is noticed within some 15 s, on either
+#: What holds unless the caller's connection string says otherwise. A peer that vanished without a word (a cut network, a firewall that forgot) is noticed within some 15 s, on either
 #: side; without these TCP takes hours. They do nothing on a Unix socket.
-CLIENT_TIMEOUTS = {
+CLIENT_DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 10,
     "keepalives_idle": 5,
     "keepalives_interval": 3,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
+    "target_session_attrs": "read-write",  # one that cannot write is as good as away; of several hosts, the one that can
 }
 SERVER_TIMEOUTS = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3;"
@@ -45,7 +47,7 @@ async def connect(conninfo: str, name: str) -> psycopg.AsyncConnection[Any]:
         psycopg.Error: the database does not answer.
     """
     given = conninfo_to_dict(conninfo)
-    defaults = {key: value for key, value in CLIENT_TIMEOUTS.items() if key not in given}
+    defaults = {key: value for key, value in CLIENT_DEFAULTS.items() if key not in given}
     connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
         make_conninfo(conninfo, application_name=name, **defaults), autocommit=True
     )

@@ -1,11 +1,13 @@
 """A queue as one process sees it: its local subscriptions, their credit, and where to look for waiting messages."""
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
 from apps.broker.headers import decode_headers
+from apps.broker.postgres.ahead import QUICK, ReadAhead
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.statistics import Counts
@@ -17,6 +19,7 @@ CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far
 LANES = tuple(range(9, -1, -1))  # priorities in the order of delivery
 NOTHING = 2**63 - 1  # no id is above it
+SHARE_SECONDS = 1.0  # after which a process that is alone is no longer waited for
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
 
 
@@ -24,7 +27,7 @@ class Scan:
     """Where a subscription with a selector has come to in its queue.
 
     Attributes:
-        floors: for each lane the id up to which everything was looked at.
+        floors: for each lane the place up to which everything was looked at.
         waiting: there may be more behind that.
         chosen: ids of messages that match, to be claimed.
     """
@@ -43,7 +46,6 @@ class Scan:
 
     def look_at(self, message_id: MessageId, lane: int, persistent: bool, headers: bytes) -> None:
         """Choose the message if the selector matches it."""
-        self.floors[lane] = message_id
         fields = decode_headers(headers)
         fields.setdefault("priority", str(lane))
         fields.setdefault("persistent", "true" if persistent else "false")
@@ -62,38 +64,59 @@ class Queue:
         waiting: whether rows may be ready that nobody here has claimed yet. A claim clears it, unless it
             comes back full. While it is set nothing is handed over before it is written.
         claiming: a claim is under way. Until it has answered nothing is handed over either.
-        floors: for each lane an id up to which nothing is ready, by what this process knows: where claims begin to
+        floors: for each lane a place up to which nothing is ready, by what this process knows: where claims begin to
             look. Whoever makes an earlier message ready lowers them (`lower`).
-        unannounced: the lowest id that became ready by this process's doing since it told the others.
+        unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready by
+            this process's doing since it told the others.
         lowered: how often that happened; a claim that was under way meanwhile does not raise them.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
         active: this session is the consumer of the exclusive queue.
         gathered: sends that may be handed over at the end of this turn of the event loop.
+        joined: the other processes know that this one consumes it; until then it claims nothing. joining: they are being
+            told.
+        alone: it is the only one.
+        shares: how often another one asked to share.
+        heard: the earliest place at which another process made something ready since the last claim was asked for.
+        recalled: what was at hand has gone back while a claim was under way; what that brings comes behind it.
+        ahead: what was claimed beyond the credit of the subscriptions.
+        settling: of the messages that waited for one more batch, the share that was acked by then, of late.
+        watched: somebody will look whether it still moves.
     """
 
     __slots__ = (
         "active",
         "address",
+        "ahead",
+        "alone",
+        "asked_at",
         "claiming",
         "counts",
         "exclusive",
         "floors",
         "gathered",
         "grouped",
+        "heard",
         "id",
+        "joined",
+        "joining",
         "keeps",
         "lowered",
         "mean_size",
         "owned",
         "paused",
+        "recalled",
         "rotation",
         "scans",
+        "settling",
+        "shares",
         "special",
         "sticky",
         "subscriptions",
         "unannounced",
+        "unannounced_priority",
         "waiting",
+        "watched",
     )
 
     def __init__(self, address: Address, owned: bool = False) -> None:
@@ -109,6 +132,7 @@ class Queue:
         self.floors = dict.fromkeys(LANES, 0)
         self.lowered = 0
         self.unannounced = NOTHING
+        self.unannounced_priority = LANES[-1]
         self.paused = False
         self.exclusive = False
         self.special = False
@@ -116,6 +140,15 @@ class Queue:
         self.grouped = False
         self.active = False
         self.gathered: list[Operation] = []
+        self.ahead = ReadAhead()
+        self.joined = self.alone = owned
+        self.joining = False
+        self.recalled = False
+        self.heard = NOTHING
+        self.shares = 0
+        self.asked_at: float | None = None  # when one that is alone was asked to share
+        self.watched = False
+        self.settling = 1.0
         self.sticky: OrderedDict[str, Subscription] = OrderedDict()
         self.counts = Counts()
 
@@ -134,6 +167,8 @@ class Queue:
         return not (
             self.waiting
             or self.claiming
+            or self.ahead
+            or not self.joined
             or self.paused
             or self.exclusive
             or self.special
@@ -142,6 +177,27 @@ class Queue:
             or self.scans
             or not self.id
         )
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether messages may be claimed beyond the credit: nothing but their order decides who gets them, and when."""
+        return self.alone and not (self.paused or self.exclusive or self.special or self.grouped or self.scans)
+
+    def wait_for_share(self) -> None:
+        """Another process is alone here and was asked to share."""
+        if self.asked_at is None:
+            self.asked_at = time.monotonic()
+
+    @property
+    def impatient(self) -> bool:
+        """Whether who is alone was asked so long ago that it must be frozen."""
+        return self.asked_at is not None and time.monotonic() - self.asked_at > SHARE_SECONDS
+
+    def part(self) -> None:
+        """Others are to be asked anew, before anything is claimed."""
+        if not self.owned:
+            self.joined = self.alone = False
+        self.asked_at = None
 
     def lower(self, message_id: int = 0) -> None:
         """A message became ready, none before it (0: nothing is known of it)."""
@@ -159,10 +215,16 @@ class Queue:
             self.grouped = True
             self.lower()
 
-    def note(self, message_id: int) -> None:
-        """By this process's doing a message becomes ready for others, none before it."""
-        if message_id < self.unannounced:
-            self.unannounced = message_id
+    def note(self, message_id: int, priority: int = LANES[0]) -> None:
+        """By this process's doing a message becomes ready for others, none before it, of that priority at the most."""
+        self.unannounced = min(self.unannounced, message_id)
+        self.unannounced_priority = max(self.unannounced_priority, priority)
+
+    def announce(self) -> tuple[int, int]:
+        """What was noted since the last time: the earliest place (NOTHING: nothing was), and the highest priority."""
+        noted = self.unannounced, self.unannounced_priority
+        self.unannounced, self.unannounced_priority = NOTHING, LANES[-1]
+        return noted
 
     def expect(self) -> None:
         """A message is on its way into it: look again."""
@@ -204,7 +266,36 @@ class Queue:
 
     def claim_limit(self) -> int:
         """How many to claim at once; 0 when nobody could take them."""
-        return min(self.capacity(), CLAIM_LIMIT, max(1, int(CLAIM_BYTES / self.mean_size)))
+        room = self.capacity()
+        if self.reads_ahead:
+            room = max(room + self.ahead.reach - len(self.ahead), 0)
+        return min(room, CLAIM_LIMIT, max(1, int(CLAIM_BYTES / self.mean_size)))
+
+    def arrive(self, deliveries: list[Delivery], *, keep: bool) -> list[Delivery]:
+        """Hand claimed messages to the subscriptions and, if asked to, keep some of the others at hand. Returns what is to
+        go back."""
+        ahead = self.ahead
+        recalled, self.recalled = self.recalled, False
+        self.claiming = False
+        overtaken = not self.grouped and any(delivery.place > self.heard for delivery in deliveries)
+        if not self.subscriptions or recalled or overtaken:
+            return ahead.merged(deliveries)
+        keep = keep and self.reads_ahead
+        now = time.monotonic()
+        room = self.capacity()
+        if keep and not ahead and now - ahead.moved < QUICK:
+            ahead.grow(room)
+        whole = ahead.merged(deliveries)
+        left = self.distribute(whole[:room]) + whole[room:]
+        ahead.moved = now
+        return ahead.keep(left) if keep else left
+
+    def refill(self) -> None:
+        """Hand over what is at hand, as the credit allows."""
+        taken = self.ahead.take(self.capacity())
+        if taken:
+            self.ahead.put_back(self.distribute(taken))
+            self.ahead.moved = time.monotonic()
 
     def distribute(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Hand messages to the subscriptions, each within its credit: to those of the highest priority in turn, then

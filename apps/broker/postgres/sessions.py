@@ -18,6 +18,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
+from apps.broker.postgres.listener import Ready
 from apps.broker.postgres.pipeline import connect, first_line
 from apps.broker.postgres.scheduler import run_due
 from apps.broker.postgres.statistics import StatisticsWriter
@@ -42,12 +43,13 @@ SELECT s.id FROM msgweb.session s WHERE s.id <> %(own)s AND NOT EXISTS (
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
 _READY = """
-SELECT lane.destination, min(found.id), bool_or(found.grouped)
+SELECT lane.destination, min(found.place), bool_or(found.grouped)
 FROM unnest(%s::int4[], %s::int2[], %s::int8[]) AS lane (destination, priority, floor),
 LATERAL (
-    SELECT m.id, m.group_key IS NOT NULL AS grouped FROM msgweb.message m
-    WHERE m.destination = lane.destination AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
-    ORDER BY m.id LIMIT 1) AS found
+    SELECT coalesce(m.position, m.id) AS place, m.group_key IS NOT NULL AS grouped FROM msgweb.message m
+    WHERE m.destination = lane.destination AND m.session IS NULL AND m.priority = lane.priority
+      AND coalesce(m.position, m.id) > lane.floor
+    ORDER BY coalesce(m.position, m.id) LIMIT 1) AS found
 GROUP BY lane.destination
 """
 _TIDY = """
@@ -71,7 +73,8 @@ class SessionKeeper:
         details: what the console shows of this process; called at each renewal.
         lanes: where to look whether something waits (the poll behind the notifications): queue, priority, id after
             which; thoroughly: from the beginning.
-        found_ready: is told where something does: queue, id, whether it is of a group.
+        renewed: called after each renewal of the lease.
+        found_ready: is told where something does.
         lost: called when the session was ended by others.
     """
 
@@ -83,7 +86,8 @@ class SessionKeeper:
         process: str,
         details: Callable[[], dict[str, Any]],
         lanes: Callable[[bool], list[tuple[int, int, int]]],
-        found_ready: Callable[[list[tuple[int, int, bool]]], None],
+        found_ready: Callable[[list[Ready]], None],
+        renewed: Callable[[], None],
         lost: Callable[[SessionId], Awaitable[None]],
     ) -> None:
         self._conninfo = conninfo
@@ -93,6 +97,7 @@ class SessionKeeper:
         self._details = details
         self._lanes = lanes
         self._found_ready = found_ready
+        self._on_renewal = renewed
         self._lost = lost
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -265,6 +270,7 @@ class SessionKeeper:
             await connection.execute(
                 "DELETE FROM msgweb.batch WHERE session = %s AND number < %s", [self.session, self.settled_batch()]
             )
+            self._on_renewal()
         await self._bury(connection, now)
         thoroughly = now - self._trusted >= THOROUGH
         lanes = self._lanes(thoroughly)
@@ -272,7 +278,7 @@ class SessionKeeper:
             self._trusted = now
         if lanes:
             cursor = await connection.execute(_READY, [list(column) for column in zip(*lanes, strict=True)])
-            self._found_ready([(row[0], row[1], row[2]) for row in await cursor.fetchall()])
+            self._found_ready([Ready(row[0], row[1], row[2]) for row in await cursor.fetchall()])
         await self.statistics.write(connection, now)
         if now - self._tidied >= TIDY:
             self._tidied = now
@@ -289,7 +295,7 @@ class SessionKeeper:
         times = [ROUND, *(max(one, 0.0) + DUE_SLACK for one in (due, scheduled) if one is not None)]
         self._pause = 0.0 if more else min(times)
         if ready:
-            self._found_ready([(one, 0, False) for one in ready])
+            self._found_ready([Ready(one) for one in ready])
 
     async def _bury(self, connection: psycopg.AsyncConnection[Any], now: float) -> None:
         cursor = await connection.execute(_LOCKLESS, {"own": self.session, "lock": LOCK_CLASS})

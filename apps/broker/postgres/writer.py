@@ -8,6 +8,7 @@ a batch is neither lost nor written twice.
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -34,6 +35,16 @@ CONGESTED_OPERATIONS = 20_000
 CONGESTED_BYTES = 64 * 1024 * 1024
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0  # seconds between attempts to reconnect
 CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
+COMPANY = (
+    0.00015  # seconds after a batch for which those who waited for it may go on, so that the next one has them all
+)
+FEW = 64  # operations; a larger batch costs so much by itself that company saves little
+PATIENCE = 0.001  # seconds that acks for which nobody waits may gather before they are written
+WORTH_WAITING = (
+    0.5  # of a queue's messages that wait for one more batch this share must have been acked by then, of late,
+)
+HEAVY = 512  # bytes an operation, acks included: for less, writing costs less than finding out what need not be written
+PROBE = 16  # or they wait in one of so many batches alone
 PARK_SECONDS = 0.2  # until a destination that an open transaction is making is tried again
 TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other processes; best effort ends there
 LOCKED = ("55P03", "40P01")
@@ -65,6 +76,14 @@ class Host(Protocol):
         """Ids have come."""
 
     def claimable(self) -> Claimable: ...
+
+    def wanting(self) -> bool:
+        """Whether a consumer here waits for what may be claimed."""
+
+    def hear(self) -> None:
+        """Take what others have said until now."""
+
+    handed_over: bool  # something was, since this was unset
 
     def deliver_gathered(self) -> None:
         """Hand over what was to be handed over with this turn of the event loop."""
@@ -150,6 +169,12 @@ class Writer:
         self._topic_bytes = 0
         self._topics_dropped = 0
         self._recovery: asyncio.Task[None] | None = None
+        self._patient: asyncio.TimerHandle | None = None  # until this fires, acks gather
+        self._impatient = False
+        self._following = False  # a batch has just ended
+        self._expected = 0  # so many operations, if all who waited for it go on at once
+        self._ended = 0.0
+        self._deferred = False  # the batch has let one turn of the loop pass
 
     # -- what the engine asks for
 
@@ -214,6 +239,7 @@ class Writer:
     async def settled(self) -> None:
         """Wait until nothing is pending."""
         while self._busy or self._pending or self._parked or self._topics or self._scheduled:
+            self._hurry()
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
@@ -257,6 +283,20 @@ class Writer:
         if self._busy or self._pipeline is None:
             return
         self._host.deliver_gathered()  # what a batch says of who holds a message has to be settled before
+        if self._host.handed_over:
+            # That goes out first: sockets are written with the next turn of the loop, and making a batch takes longer.
+            self._host.handed_over = False
+            if not self._deferred:
+                self._deferred = True
+                self.wake()
+                return
+        self._deferred = False
+        if self._can_wait():
+            self._be_patient()
+            return
+        if 0 < len(self._pending) < self._expected and time.monotonic() - self._ended < COMPANY:
+            self.wake()
+            return
         operations = self._not_parked(self._gather())
         unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._parked_names]
         if self._stale:
@@ -265,6 +305,9 @@ class Writer:
             self._reload()
             return
         if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
+            if self._pending:
+                self._be_patient()
+                return
             if self._parked:
                 return
             for waiter in self._idle:
@@ -279,8 +322,39 @@ class Writer:
         else:
             self._write(operations)
 
+    def _can_wait(self) -> bool:
+        """Whether all that there is to do is to write acks for which nobody waits. Half of the commits of a steady flow
+        are saved by letting them go with the next send or claim."""
+        if not self._pending or self._impatient:
+            return False
+        return not (
+            self._topics
+            or self._stale
+            or any(not operation.patient for operation in self._pending)
+            or self._host.wanting()
+            or self._host.unresolved()
+        )
+
+    def _be_patient(self) -> None:
+        if self._patient is None:
+            self._patient = self._loop.call_later(PATIENCE, self._hurry)
+
+    def _hurry(self) -> None:
+        """What gathered is written now."""
+        if self._patient is not None:
+            self._patient.cancel()
+            self._patient = None
+        self._impatient = True
+        self.wake()
+
     def _gather(self) -> list[Operation]:
         pending = self._pending
+        impatient, self._impatient = self._impatient, False
+        following, self._following = self._following, False
+        heavy = self._pending_bytes > HEAVY * len(pending)
+        if self._patient is not None:
+            self._patient.cancel()
+            self._patient = None
         if self._isolating and pending:
             self._isolating -= 1
             operations = [pending.popleft()]
@@ -297,7 +371,32 @@ class Writer:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
                 guarded(callback)
+        if following and heavy and not impatient and not self._isolating:
+            return self._without_held(operations)
         return operations
+
+    def _without_held(self, operations: list[Operation]) -> list[Operation]:
+        """Where one batch follows the other, let what was handed over wait for one more: where consumers are quick it is
+        acked by then, and need not be written. What is written gets its position then, so nothing of a queue waits that
+        comes before something that does not."""
+        named = {message_id for operation in operations for message_id in operation.named()}
+        now, later = [], []
+        firm: set[Address] = set()
+        for operation in reversed(operations):
+            if operation.holder and not operation.passed and operation.handed not in named:
+                address = operation.sends[0].address
+                if address not in firm:
+                    if self._host.queue(address).settling > WORTH_WAITING or self._number % PROBE == 0:
+                        operation.passed = True
+                        later.append(operation)
+                        continue
+            elif operation.holder and operation.handed in named:
+                now.append(operation)  # what is acked already, or given back
+                continue
+            firm.update(message.address for message in operation.sends)
+            now.append(operation)
+        self._put_back(later[::-1])
+        return now[::-1]
 
     def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
         unknown = {queue.address: queue for queue in unresolved}
@@ -405,8 +504,7 @@ class Writer:
     def _refuse_and_release(self, operation: Operation, error: MsgwebError) -> None:
         """A unit that is refused as a whole: the messages that it would have acked go back, to be delivered again."""
         self._refuse([operation], error)
-        named = [message_id for message_id, _ in operation.acks] + list(operation.releases)
-        named += [message_id for message_id, _, _ in operation.rejects]
+        named = operation.named()
         if named:
             self._give_back(named, operation.session)
 
@@ -467,6 +565,8 @@ class Writer:
     def _finish(self, batch: Batch, results: list[pq.abc.PGresult]) -> None:
         """The batch is committed: receipts first, then deliveries."""
         spread = batch.read(results)
+        if spread:
+            self._host.hear()
         if batch.drawn:
             self._host.drew(batch.drawn)
         operations = batch.operations
@@ -478,6 +578,8 @@ class Writer:
         self._report_done(operations)
         stranded: list[MessageId] = []
         if batch.session != self._host.session:  # succeeded meanwhile: what the batch held is with others
+            for queue, _ in spread:
+                queue.claiming = queue.recalled = False
             self._busy = False
             self.wake()
             return
@@ -492,12 +594,17 @@ class Writer:
             self._host.queue(delivery.address).lower(delivery.id)
             self.touch(self._host.queue(delivery.address), delivery.id)
         if stranded:
-            self.add(Operation(releases=stranded, session=batch.session))
+            self.add(Operation(recalls=stranded, session=batch.session))
         if batch.became_ready:
             self._host.became_ready(batch.became_ready)
         if batch.delayed:
             self._host.delayed()
         self._busy = False
+        self._expected = sum(operation.done is not None for operation in operations) + len(self._pending)
+        if self._expected > FEW:
+            self._expected = 0
+        self._ended = time.monotonic()
+        self._following = True
         self.wake()  # soon, not now: what the callbacks caused is pending by then, and what sockets hold in this tick
 
     def _report_done(self, operations: list[Operation]) -> None:
@@ -690,18 +797,16 @@ class Writer:
         session = packing.int4(of_session)
         number = packing.int8(batch.number if batch else 0)
         steps: list[Step] = [
-            ("batch_outcome", (session,)),
-            ("batch_committed", (packing.int4(batch.session if batch else of_session), number)),
+            ("await_batch", (session,)),
+            ("batch_outcome", (session, packing.int4(batch.session if batch else of_session), number)),
             ("held_ids", (session,)),
         ]
         outcome = await self._ask(pipeline, steps)
-        alive = outcome[0].get_value(0, 0) == b"\x01"
-        committed = batch is not None and outcome[1].get_value(0, 0) == b"\x01"
+        alive = outcome[1].get_value(0, 0) == b"\x01"
+        committed = batch is not None and outcome[1].get_value(0, 1) == b"\x01"
         known = self._host.held()
         for operation in (*operations, *self._parked, *self._pending):
-            known.update(message_id for message_id, _ in operation.acks)
-            known.update(operation.releases)
-            known.update(message_id for message_id, _, _ in operation.rejects)
+            known.update(operation.named())
         rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
         return committed, alive, [message_id for message_id in rows if message_id not in known]
 

@@ -5,22 +5,24 @@
 -- statement leaves it one path only: ids come as an array (`= ANY`), which the primary key takes as its condition;
 -- what is ready is asked for in the order of the index over it. `tests/integration/test_broker_plans.py` holds this.
 
+-- name: fence
+-- $1 session, $2 whether nobody waits for the batch (acks without a receipt): if it is lost in a crash, its messages come
+-- again, marked. $3 whether it takes locks that others may hold for long: it waits for them briefly.
+-- The first statement of every batch. Locks: the session's fence, shared, so that nobody buries the session meanwhile.
+SELECT pg_advisory_xact_lock_shared(1297568601, $1::int4),
+       CASE WHEN $2::bool THEN set_config('synchronous_commit', 'off', true) END,
+       CASE WHEN $3::bool THEN set_config('lock_timeout', '50ms', true) END;
+
 -- name: enter_batch
 -- $1 session, $2 the batch's number, $3 the state of the catalogue that the batch was made from. Raises MW001 when the
--- session was buried, MW002 when the catalogue has changed. Locks the session's row FOR KEY SHARE.
--- It is the first statement of every batch.
-WITH fence AS MATERIALIZED (SELECT id FROM msgweb.session WHERE id = $1::int4 FOR KEY SHARE)
+-- session was buried, MW002 when the catalogue has changed. Its snapshot is younger than the fence.
 INSERT INTO msgweb.batch (session, number)
 SELECT $1::int4, $2::int8
-WHERE CASE WHEN (SELECT count(*) FROM fence) = 0
+WHERE CASE WHEN NOT EXISTS (SELECT FROM msgweb.session WHERE id = $1::int4)
                THEN msgweb.refuse('MW001', 'this session was taken for dead')
            WHEN (SELECT version FROM msgweb.catalogue) <> $3::int8
                THEN msgweb.refuse('MW002', 'the catalogue has changed')
            ELSE true END;
-
--- name: relax
--- For a batch that nobody waits for (acks without a receipt): if it is lost in a crash, its messages come again, marked.
-SELECT set_config('synchronous_commit', 'off', true);
 
 -- name: briefly
 -- Before names are resolved: an application's open transaction may be making the same destination just now.
@@ -75,12 +77,27 @@ ORDER BY b.id;
 
 -- name: insert_messages
 -- $1 ids (0: the next), $2 destinations, $3 priorities, $4 persistent, $5 handed over, $6 and still held, $7 headers,
--- $8 bodies, $9 session.
-INSERT INTO msgweb.message (id, destination, priority, persistent, session, deliveries, headers, body)
-SELECT CASE WHEN u.id = 0 THEN nextval('msgweb.message_id') ELSE u.id END, u.destination, u.priority, u.persistent,
-       CASE WHEN u.held THEN $9::int4 END, u.handed::int4, u.headers, u.body
-FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[])
-     AS u (id, destination, priority, persistent, handed, held, headers, body);
+-- $8 bodies, $9 session. The positions are drawn in this order.
+INSERT INTO msgweb.message (id, position, destination, priority, persistent, session, deliveries, headers, body)
+SELECT CASE WHEN u.id = 0 THEN u.position ELSE u.id END, CASE WHEN u.id <> 0 THEN u.position END,
+       u.destination, u.priority, u.persistent, CASE WHEN u.held THEN $9::int4 END, u.handed::int4, u.headers, u.body
+FROM (SELECT nextval('msgweb.message_id') AS position, x.*
+      FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[])
+          AS x (id, destination, priority, persistent, handed, held, headers, body)) AS u;
+
+-- name: insert_persistent
+-- The same for a batch of one message, which costs half: $1 id (0: the next), $2 destination, $3 priority, $4 handed over,
+-- $5 and still held, $6 headers, $7 body, $8 session.
+INSERT INTO msgweb.message_persistent (id, position, destination, priority, persistent, session, deliveries, headers, body)
+SELECT CASE WHEN $1::int8 = 0 THEN position ELSE $1::int8 END, CASE WHEN $1::int8 <> 0 THEN position END, $2::int4, $3::int2,
+       true, CASE WHEN $5::bool THEN $8::int4 END, $4::bool::int4, $6::bytea, $7::bytea
+FROM nextval('msgweb.message_id') AS position;
+
+-- name: insert_transient
+INSERT INTO msgweb.message_transient (id, position, destination, priority, persistent, session, deliveries, headers, body)
+SELECT CASE WHEN $1::int8 = 0 THEN position ELSE $1::int8 END, CASE WHEN $1::int8 <> 0 THEN position END, $2::int4, $3::int2,
+       false, CASE WHEN $5::bool THEN $8::int4 END, $4::bool::int4, $6::bytea, $7::bytea
+FROM nextval('msgweb.message_id') AS position;
 
 -- name: enqueue_messages
 -- What fits no plain insert: $1 destinations, $2 priorities, $3 persistent, $4 headers, $5 bodies, $6 seconds to live (0:
@@ -109,45 +126,47 @@ SELECT msgweb.add_schedule($1::int4, NULL, $2::text, $3::text, $4::float8, $5::i
                            $9::text, $10::bytea, $11::bytea, $12::float8);
 
 -- name: draw
--- The first of 4,096 ids that are this process's own, for messages that are handed over before they are written. Drawn
--- after everything else that the batch writes: so they come later in the order.
+-- The first of 4,096 ids that are this process's own, for messages that are handed over before they are written. Also a
+-- place that all comes behind which is written from now on.
 SELECT nextval('msgweb.message_id');
 
 -- name: claim
 -- $1 destination, $2 at most so many, $3 session, $4 priorities, highest first, $5 for each of them an id after which to
--- look. Rows in order: id, priority, persistent, deliveries, headers, body.
+-- look. Rows in order: id, priority, persistent, deliveries, headers, body, whether it may expire,
+-- place in the order.
 -- Locks the claimed rows; passes over those that another is claiming.
 WITH picked AS MATERIALIZED (
     SELECT found.id FROM unnest($4::int2[], $5::int8[]) AS lane (priority, floor),
     LATERAL (
         SELECT m.id FROM msgweb.message m
-        WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+        WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND coalesce(m.position, m.id) > lane.floor
           AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
-        ORDER BY m.id LIMIT $2::int4
+        ORDER BY coalesce(m.position, m.id) LIMIT $2::int4
         FOR UPDATE SKIP LOCKED) AS found
     LIMIT $2::int4),
 taken AS (
     UPDATE msgweb.message m SET session = $3::int4, deliveries = m.deliveries + 1
     WHERE m.id = ANY (ARRAY(SELECT p.id FROM picked p))
-    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
-SELECT id, priority, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body, m.expires_at IS NOT NULL AS expires,
+              coalesce(m.position, m.id) AS place)
+SELECT id, priority, persistent, deliveries, headers, body, expires, place FROM taken ORDER BY priority DESC, place;
 
 -- name: claim_groups
 -- The same for a queue that holds messages of groups: $1 destination, $2 at most so many, $3 session. A further column: the
 -- message's group.
-SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, g.group_key
+SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, false, g.id, g.group_key
 FROM msgweb.claim_groups($1::int4, $2::int4, $3::int4) AS g;
 
 -- name: browse
 -- For a consumer with a selector: $1 destination, $2 at most so many, $3 priorities, $4 for each of them an id after which
--- to look. Rows in order: id, priority, persistent, headers. Locks nothing.
-SELECT found.id, found.priority, found.persistent, found.headers
+-- to look. Rows in order: id, priority, persistent, headers, place in the order. Locks nothing.
+SELECT found.id, found.priority, found.persistent, found.headers, found.place
 FROM unnest($3::int2[], $4::int8[]) AS lane (priority, floor),
 LATERAL (
-    SELECT m.id, m.priority, m.persistent, m.headers FROM msgweb.message m
-    WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND m.id > lane.floor
+    SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place FROM msgweb.message m
+    WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND coalesce(m.position, m.id) > lane.floor
       AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
-    ORDER BY m.id LIMIT $2::int4) AS found
+    ORDER BY coalesce(m.position, m.id) LIMIT $2::int4) AS found
 LIMIT $2::int4;
 
 -- name: claim_chosen
@@ -158,8 +177,21 @@ WITH picked AS MATERIALIZED (
 taken AS (
     UPDATE msgweb.message m SET session = $2::int4, deliveries = m.deliveries + 1
     WHERE m.id = ANY (ARRAY(SELECT p.id FROM picked p))
-    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body)
-SELECT id, priority, persistent, deliveries, headers, body FROM taken ORDER BY priority DESC, id;
+    RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body, m.expires_at IS NOT NULL AS expires,
+              coalesce(m.position, m.id) AS place)
+SELECT id, priority, persistent, deliveries, headers, body, expires, place FROM taken ORDER BY priority DESC, place;
+
+-- name: join_queue
+-- $1 destination, $2 session, $3 without waiting for one that is alone: `alone`, `shared` or `wait`.
+SELECT msgweb.join_queue($1::int4, $2::int4, $3::bool);
+
+-- name: share_queue
+-- $1 destination, $2 session: it is alone no longer.
+SELECT msgweb.share_queue($1::int4, $2::int4);
+
+-- name: part_queues
+-- $1 destinations that the session $2 does not consume any more.
+DELETE FROM msgweb.consumer WHERE destination = ANY ($1::int4[]) AND session = $2::int4;
 
 -- name: take_exclusive
 -- $1 destination, $2 session: whether the session may consume it.
@@ -187,6 +219,11 @@ SELECT msgweb.ack_special($1::int8[], $2::int4);
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
 UPDATE msgweb.message SET session = NULL WHERE id = ANY ($1::int8[]) AND coalesce(session, 0) = $2::int4;
+
+-- name: recall
+-- $1 ids, $2 session: ready again, and as if they had never been claimed: no consumer has seen them.
+UPDATE msgweb.message SET session = NULL, deliveries = deliveries - 1
+WHERE id = ANY ($1::int8[]) AND coalesce(session, 0) = $2::int4;
 
 -- name: reject
 -- $1 ids, $2 session, $3 seconds until they come again (negative: as the queue says), $4 to the dead letters at once.
@@ -217,15 +254,16 @@ WHERE application_name = $1::text AND pid <> $2::int4 AND datname = current_data
 -- On every new connection, before anything else: the queues in which something became ready by it.
 SELECT msgweb.after_crash();
 
--- name: batch_outcome
--- $1 session, $2 the batch's number. After a lost connection: was it committed (bool), does the session live (bool)?
--- Locks the session's row FOR UPDATE, so that a backend that still works on the batch has ended when this answers.
-WITH locked AS MATERIALIZED (SELECT id FROM msgweb.session WHERE id = $1::int4 FOR UPDATE)
-SELECT (SELECT count(*) FROM locked) > 0;
+-- name: await_batch
+-- $1 session. After a lost connection: a backend that still works on the batch has ended when this answers.
+-- Locks: the session's fence, alone.
+SELECT pg_advisory_xact_lock(1297568601, $1::int4);
 
--- name: batch_committed
--- $1 session, $2 number; in a statement of its own, so that its snapshot is younger than the lock before it.
-SELECT EXISTS (SELECT FROM msgweb.batch WHERE session = $1::int4 AND number = $2::int8);
+-- name: batch_outcome
+-- $1 the session now, $2 the batch's session, $3 its number: does the session live, was the batch committed?
+-- In a statement of its own, so that its snapshot is younger than the lock before it.
+SELECT EXISTS (SELECT FROM msgweb.session WHERE id = $1::int4),
+       EXISTS (SELECT FROM msgweb.batch WHERE session = $2::int4 AND number = $3::int8);
 
 -- name: held_ids
 -- $1 session: what it holds by the database's account.
