@@ -252,9 +252,13 @@ class Engine(Protocol):
     async def close(self) -> None:
         """Finish what was asked for, release what is held, end the session."""
 
-    def send(self, message: Message, done: Done | None = None) -> None:
+    def send(self, message: Message, done: Done | None = None, since: float = 0.0) -> None:
         """Send to a queue (done when it is durable as asked) or a topic (done when handed on, and when the queues that
         are bound to it have it).
+
+        Args:
+            since: when its sender came to this process, by `time.monotonic()`: what it sent by another process before,
+                and was reported done, comes before this message. 0: it was always here.
 
         Raises:
             BadDestination: a pattern of topics.

@@ -1,5 +1,7 @@
-"""The hot statements' plans, made at the worst moments: after a VACUUM that found the tables empty, and after an ANALYZE
-that found all messages in one queue."""
+"""The hot statements' plans, made at the worst moments.
+
+After a VACUUM that found the tables empty, and after an ANALYZE that found all messages in one queue.
+"""
 
 import psycopg
 import pytest

@@ -1,6 +1,7 @@
-"""What was claimed beyond the consumers' credit, so that a quick consumer of few messages does not wait for a commit each."""
+"""What was claimed beyond the consumers' credit, so that a quick consumer need not wait for a commit a message."""
 
 from collections.abc import Iterable
+
 from apps.broker.engine import Delivery, MessageId
 
 LIMIT = 500  # messages a queue

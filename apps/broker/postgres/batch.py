@@ -1,5 +1,6 @@
 """A batch: the operations that one transaction carries, as statements to run and results to spread."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -47,6 +48,7 @@ class Operation:
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
         passed: it was left for the next batch once.
+        unhanded: the queues of `sends` that were told that something is on its way to them (`Queue.unwritten`).
     """
 
     sends: Sequence[Message] = ()
@@ -69,6 +71,13 @@ class Operation:
     size: int = 0
     unit: bool = False
     passed: bool = False
+    unhanded: Sequence[Queue] = ()
+
+    def arrive(self) -> None:
+        """What it sends is no longer on its way."""
+        for queue in self.unhanded:
+            queue.unwritten -= 1
+        self.unhanded = ()
 
     def named(self) -> list[MessageId]:
         """The held messages that it speaks of."""
@@ -417,9 +426,10 @@ class Batch:
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
         queue.claiming = True
         queue.heard = NOTHING
-        lowered = queue.lowered
+        lowered, begun = queue.lowered, time.monotonic()
 
         def claimed(result: pq.abc.PGresult) -> None:
+            queue.looked_at = begun
             if result.ntuples >= limit:
                 queue.waiting = True
             if not result.ntuples:
@@ -430,7 +440,7 @@ class Batch:
         if queue.grouped:
             self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)
         else:
-            floors = packing.int8_array(list(queue.floors.values()))
+            floors = packing.int8_array(queue.floors.start(begun))
             self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
 
     def _join(self, queue: Queue, session: bytes) -> None:
@@ -476,10 +486,10 @@ class Batch:
                         break
                     identifier = MessageId(packing.unpack_int(value(row, 0)))
                     lane = packing.unpack_int(value(row, 1))
-                    scan.floors[lane] = packing.unpack_int(value(row, 4))
+                    scan.floors.lift(lane, packing.unpack_int(value(row, 4)))
                     scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
 
-            floors = packing.int8_array(list(scan.floors.values()))
+            floors = packing.int8_array(scan.floors.start(time.monotonic()))
             self._step("browse", packing.int4(queue.id or 0), packing.int4(limit), _LANES, floors, reader=browsed)
 
     def failed(self) -> None:
@@ -532,8 +542,8 @@ def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[
     for row in range(result.ntuples):
         message_id = MessageId(packing.unpack_int(value(row, 0)))
         lane, place = packing.unpack_int(value(row, 1)), packing.unpack_int(value(row, 7))
-        if raise_floors and place > queue.floors[lane]:
-            queue.floors[lane] = place
+        if raise_floors:
+            queue.floors.lift(lane, place)
         deliveries.append(
             Delivery(
                 message_id,

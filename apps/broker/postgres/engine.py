@@ -192,7 +192,7 @@ class PostgresEngine:
 
     # -- verbs
 
-    def send(self, message: Message, done: Done | None = None) -> None:
+    def send(self, message: Message, done: Done | None = None, since: float = 0.0) -> None:
         """Send to a queue or a topic."""
         address = message.address
         if address.kind == "topic":
@@ -201,18 +201,21 @@ class PostgresEngine:
             self._send_to_topic(message, done)
             return
         operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
-        queue = self._queues.get(address)
-        if queue is not None and queue.subscriptions:
+        queue = self.queue(address)
+        if queue.subscriptions:
             if (
                 message.options is None
                 and queue.immediate
                 and not self._listener.deaf
+                and (queue.looked_at >= since or not self._keeper.peers)
                 and self._hand_over(queue, operation)
             ):
-                pass
-            else:
-                queue.expect()
-                self._make_way(queue, message.priority)
+                self._writer.add(operation)
+                return
+            queue.expect()
+            self._make_way(queue, message.priority)
+        operation.unhanded = (queue,)
+        queue.unwritten += 1
         self._writer.add(operation)
 
     def _send_to_topic(self, message: Message, done: Done | None) -> None:
@@ -222,17 +225,15 @@ class PostgresEngine:
         self._topics.deliver(message)
         self._writer.publish(message)
         copies = self._copies(message)
-        for copy in copies:
-            self._make_way(self.queue(copy.address), copy.priority)
         if copies:
-            self._writer.add(
-                Operation(
-                    copies,
-                    done=done,
-                    size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies),
-                    renew=partial(self._copies, message),
-                )
+            operation = Operation(
+                copies,
+                done=done,
+                size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies),
+                renew=partial(self._copies, message),
             )
+            self.announce_sends(operation)
+            self._writer.add(operation)
         elif done is not None:
             self._loop.call_soon(done, None)
 
@@ -291,7 +292,7 @@ class PostgresEngine:
             first = min(ids)
             queue.lower(first)
             self._writer.touch(queue, first)
-            self._writer.add(Operation(recalls=ids, session=self._keeper.session))
+            self._writer.give_back(ids, self._keeper.session)
 
     def _lower(self, queue: Queue, message_id: int = 0) -> None:
         """A message became ready, none before it (0: nothing is known of it)."""
@@ -437,20 +438,17 @@ class PostgresEngine:
         for subscription, ids, refusal in unit.nacks:
             rejects.extend(self._let_go(subscription, ids, refusal))
         sends = self._with_copies(unit.sends)
-        for message in sends:
-            if message.address.kind == "queue":
-                self._make_way(self.queue(message.address), message.priority)
         for message in unit.sends:
             if message.address.kind == "topic":
                 self._know_topic(message.address)
-            elif (waiting := self._queues.get(message.address)) is not None:
-                waiting.waiting = True  # nothing later may overtake it
         size = sum(len(message.body) + MESSAGE_OVERHEAD for message in sends)
         session = self._keeper.session if named else 0
         renew = partial(self._with_copies, unit.sends) if any(m.address.kind == "topic" for m in unit.sends) else None
-        self._writer.add(
-            Operation(sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True, renew=renew)
+        operation = Operation(
+            sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True, renew=renew
         )
+        self.announce_sends(operation)
+        self._writer.add(operation)
 
     def _with_copies(self, messages: Sequence[Message]) -> list[Message]:
         """A unit's messages, and behind each that goes to a topic the copies for the queues that are bound to that."""
@@ -481,6 +479,19 @@ class PostgresEngine:
             self._writer.add(Operation(closes=(queue.id,)))
 
     # -- for the writer
+
+    def announce_sends(self, operation: Operation) -> None:
+        """What an operation sends is on its way into these queues from now on, until it is done or refused."""
+        operation.arrive()
+        queues = []
+        for message in operation.sends:
+            if message.address.kind == "queue":
+                queue = self.queue(message.address)
+                queue.unwritten += 1
+                queue.waiting = True
+                queues.append(queue)
+                self._make_way(queue, message.priority)
+        operation.unhanded = queues
 
     def queue(self, address: Address) -> Queue:
         """The local side of a queue, made when it is named first."""
@@ -630,6 +641,8 @@ class PostgresEngine:
             room = 0 if queue.waiting else queue.capacity()  # something came from elsewhere, before all of this
             for operation in operations[room:]:
                 operation.holder = 0
+                operation.unhanded = (queue,)
+                queue.unwritten += 1
                 queue.waiting = True
             deliveries = [
                 Delivery(
@@ -650,7 +663,7 @@ class PostgresEngine:
                 ids = [delivery.id for delivery in left]
                 queue.lower(min(ids))
                 self._writer.touch(queue, min(ids))
-                self._writer.add(Operation(recalls=ids, session=self._keeper.session))
+                self._writer.add(Operation(releases=ids, session=self._keeper.session))
         self.handed_over = self.handed_over or bool(gathering or refilling)
 
     def forget_ids(self) -> None:
@@ -826,7 +839,7 @@ class PostgresEngine:
             (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
             for queue in self._consumed.values()
             if queue.id and queue.id > 0 and not queue.waiting and not queue.paused and queue.capacity()
-            for lane, floor in queue.floors.items()
+            for lane, floor in queue.floors.highest.items()
         ]
 
     def _details(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from psycopg import pq
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
-from apps.broker.postgres.pipeline import connect, first_line
+from apps.broker.postgres.pipeline import connect, first_line, watchable
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -103,8 +104,7 @@ class Listener:
                 self._heard(notification)
         except psycopg.Error as error:
             logger.warning("cannot listen now: %s", first_line(error))
-            self.deaf = True
-            self._loop.remove_reader(self._fd)  # libpq has closed it
+            self._grow_deaf()
             self._topics.put_nowait(None)
 
     async def _connect(self) -> None:
@@ -115,7 +115,7 @@ class Listener:
         except BaseException:
             await connection.close()
             raise
-        self._connection, self._fd = connection, connection.pgconn.socket
+        self._connection, self._fd = connection, watchable(connection.pgconn)
         self.deaf = False
         self._loop.add_reader(self._fd, self.hear)
         self._loop.call_soon(self.hear)  # what came with the answers
@@ -124,9 +124,13 @@ class Listener:
         connection, self._connection = self._connection, None
         if connection is not None:
             if not self.deaf:
-                self.deaf = True
-                self._loop.remove_reader(self._fd)
+                self._grow_deaf()
             await connection.close()
+
+    def _grow_deaf(self) -> None:
+        self.deaf = True
+        self._loop.remove_reader(self._fd)
+        os.close(self._fd)
 
     async def _work(self) -> None:
         """Read what does not fit a notification, in order; connect again when the connection is lost."""

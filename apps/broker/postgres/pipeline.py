@@ -5,6 +5,7 @@ collects the results and calls on, so a batch costs one wake-up.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,19 +17,21 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 #: plan made while the tables were empty would scan them when they are not, and planning would cost more than running.
 #: A batch relies on each of its statements seeing what was committed before that statement.
 PLANNING = (
-    "SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
-    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_sort = off; SET jit = off"
+    "SET default_transaction_isolation = 'read committed'; SET plan_cache_mode = force_generic_plan;"
+    " SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;"
+    " SET enable_sort = off; SET jit = off"
 )
 
-#: What holds unless the caller's connection string says otherwise. A peer that vanished without a word (a cut network, a firewall that forgot) is noticed within some 15 s, on either
-#: side; without these TCP takes hours. They do nothing on a Unix socket.
+#: What holds unless the caller's connection string says otherwise. A peer that vanished without a word (a cut network,
+#: a firewall that forgot) is noticed within some 15 s, on either side; without these TCP takes hours. On a Unix socket
+#: they do nothing.
 CLIENT_DEFAULTS: dict[str, str | int] = {
     "connect_timeout": 10,
     "keepalives_idle": 5,
     "keepalives_interval": 3,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
-    "target_session_attrs": "read-write",  # one that cannot write is as good as away; of several hosts, the one that can
+    "target_session_attrs": "read-write",  # what cannot write is as good as away; of several hosts the one that can
 }
 SERVER_TIMEOUTS = (
     "SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3;"
@@ -69,6 +72,15 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def watchable(pgconn: pq.abc.PGconn) -> int:
+    """A descriptor of the connection's socket for an event loop to watch; whoever asks closes it.
+
+    libpq closes its own at once when the connection breaks. The next client that is accepted gets that number then,
+    while the loop still watches it for us.
+    """
+    return os.dup(pgconn.socket)
+
+
 class StatementFailed(Exception):
     """Postgres refused a statement; the whole pipeline was rolled back.
 
@@ -95,7 +107,7 @@ class Pipeline:
         self._connection = connection
         self._pg = connection.pgconn
         self._loop = asyncio.get_running_loop()
-        self._fd = self._pg.socket
+        self._fd = watchable(self._pg)
         self._results: list[pq.abc.PGresult] = []
         self._failure: StatementFailed | None = None
         self._finished: Finished | None = None
@@ -161,6 +173,7 @@ class Pipeline:
         self._loop.remove_reader(self._fd)
         if self._writing:
             self._loop.remove_writer(self._fd)
+        os.close(self._fd)
         self._pg.finish()
         self._report(ConnectionLost("the connection was closed"))
 

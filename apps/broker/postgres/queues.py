@@ -9,6 +9,7 @@ from apps.broker.engine import Address, Delivery, MessageId, Subscription
 from apps.broker.headers import decode_headers
 from apps.broker.postgres.ahead import QUICK, ReadAhead
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.floors import Floors
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.statistics import Counts
 
@@ -27,7 +28,7 @@ class Scan:
     """Where a subscription with a selector has come to in its queue.
 
     Attributes:
-        floors: for each lane the place up to which everything was looked at.
+        floors: where it has come to in each lane.
         waiting: there may be more behind that.
         chosen: ids of messages that match, to be claimed.
     """
@@ -36,7 +37,7 @@ class Scan:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.floors = dict.fromkeys(LANES, 0)
+        self.floors = Floors(LANES)
         self.waiting = True
         self.chosen: list[MessageId] = []
 
@@ -64,17 +65,18 @@ class Queue:
         waiting: whether rows may be ready that nobody here has claimed yet. A claim clears it, unless it
             comes back full. While it is set nothing is handed over before it is written.
         claiming: a claim is under way. Until it has answered nothing is handed over either.
-        floors: for each lane a place up to which nothing is ready, by what this process knows: where claims begin to
-            look. Whoever makes an earlier message ready lowers them (`lower`).
-        unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready by
-            this process's doing since it told the others.
+        floors: where claims begin to look in each lane. Whoever makes an earlier message ready lowers them (`lower`).
+        unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready
+            by this process's doing since it told the others.
         lowered: how often that happened; a claim that was under way meanwhile does not raise them.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
         active: this session is the consumer of the exclusive queue.
         gathered: sends that may be handed over at the end of this turn of the event loop.
-        joined: the other processes know that this one consumes it; until then it claims nothing. joining: they are being
-            told.
+        unwritten: how many sends are on their way to the database that were not handed over.
+        looked_at: when the last claim was asked for that has answered, by `time.monotonic()`.
+        joined: the other processes know that this one consumes it; until then it claims nothing.
+        joining: they are being told.
         alone: it is the only one.
         shares: how often another one asked to share.
         heard: the earliest place at which another process made something ready since the last claim was asked for.
@@ -101,6 +103,7 @@ class Queue:
         "joined",
         "joining",
         "keeps",
+        "looked_at",
         "lowered",
         "mean_size",
         "owned",
@@ -115,6 +118,7 @@ class Queue:
         "subscriptions",
         "unannounced",
         "unannounced_priority",
+        "unwritten",
         "waiting",
         "watched",
     )
@@ -129,7 +133,7 @@ class Queue:
         self.waiting = True
         self.claiming = False
         self.mean_size = 1024.0 * 1024  # before anything is known, a claim is small
-        self.floors = dict.fromkeys(LANES, 0)
+        self.floors = Floors(LANES)
         self.lowered = 0
         self.unannounced = NOTHING
         self.unannounced_priority = LANES[-1]
@@ -146,6 +150,8 @@ class Queue:
         self.recalled = False
         self.heard = NOTHING
         self.shares = 0
+        self.unwritten = 0
+        self.looked_at = 0.0
         self.asked_at: float | None = None  # when one that is alone was asked to share
         self.watched = False
         self.settling = 1.0
@@ -167,6 +173,7 @@ class Queue:
         return not (
             self.waiting
             or self.claiming
+            or self.unwritten
             or self.ahead
             or not self.joined
             or self.paused
@@ -180,7 +187,7 @@ class Queue:
 
     @property
     def reads_ahead(self) -> bool:
-        """Whether messages may be claimed beyond the credit: nothing but their order decides who gets them, and when."""
+        """Whether messages may be claimed beyond the credit: nothing but their order decides who gets them."""
         return self.alone and not (self.paused or self.exclusive or self.special or self.grouped or self.scans)
 
     def wait_for_share(self) -> None:
@@ -204,9 +211,9 @@ class Queue:
         self.waiting = True
         self.lowered += 1
         floor = max(message_id - 1, 0)
-        _lower(self.floors, floor)
+        self.floors.lower(floor)
         for scan in self.scans:
-            _lower(scan.floors, floor)
+            scan.floors.lower(floor)
             scan.waiting = True
 
     def expect_groups(self) -> None:
@@ -272,12 +279,13 @@ class Queue:
         return min(room, CLAIM_LIMIT, max(1, int(CLAIM_BYTES / self.mean_size)))
 
     def arrive(self, deliveries: list[Delivery], *, keep: bool) -> list[Delivery]:
-        """Hand claimed messages to the subscriptions and, if asked to, keep some of the others at hand. Returns what is to
-        go back."""
+        """Hand claimed messages to the subscriptions and, if asked to, keep some of the others at hand. Returns what is
+        to go back."""
         ahead = self.ahead
         recalled, self.recalled = self.recalled, False
         self.claiming = False
-        overtaken = not self.grouped and any(delivery.place > self.heard for delivery in deliveries)
+        # Where others claim too, what went back could be overtaken by what they take meanwhile.
+        overtaken = self.reads_ahead and any(delivery.place > self.heard for delivery in deliveries)
         if not self.subscriptions or recalled or overtaken:
             return ahead.merged(deliveries)
         keep = keep and self.reads_ahead
@@ -374,12 +382,6 @@ class Queue:
         counts.delivered_bytes += int(mean * len(deliveries))
         counts.redelivered += sum(1 for delivery in deliveries if delivery.deliveries > 1)
         guarded(subscription.consumer.deliver, subscription, deliveries)  # what it fails to take it holds until it goes
-
-
-def _lower(floors: dict[int, int], floor: int) -> None:
-    for lane, known in floors.items():
-        if known > floor:
-            floors[lane] = floor
 
 
 def _levels(subscriptions: Sequence[Subscription]) -> list[tuple[int, int]]:

@@ -66,6 +66,9 @@ class Host(Protocol):
 
     def queue(self, address: Address) -> Queue: ...
 
+    def announce_sends(self, operation: Operation) -> None:
+        """What an operation sends was made anew."""
+
     def forget(self, queue: Queue) -> None:
         """A queue that this process need not remember."""
 
@@ -172,6 +175,7 @@ class Writer:
         self._patient: asyncio.TimerHandle | None = None  # until this fires, acks gather
         self._impatient = False
         self._following = False  # a batch has just ended
+        self._returning = 0  # of the pending operations those that give something back that nobody has seen
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
@@ -248,6 +252,15 @@ class Writer:
         """Put an operation into the next batch."""
         self._pending.append(operation)
         self._pending_bytes += operation.size
+        self._returning += bool(operation.recalls)
+        if not self._scheduled:
+            self.wake()
+
+    def give_back(self, ids: list[MessageId], session: int) -> None:
+        """Make claimed messages ready again that no consumer has seen, before all else that waits to be written: the
+        next claim must find them."""
+        self._pending.appendleft(Operation(recalls=ids, session=session))
+        self._returning += 1
         if not self._scheduled:
             self.wake()
 
@@ -367,6 +380,8 @@ class Writer:
                 operations.append(pending.popleft())
                 size += operations[-1].size
         self._pending_bytes = self._pending_bytes - sum(op.size for op in operations) if pending else 0
+        if self._returning:
+            self._returning -= sum(bool(operation.recalls) for operation in operations)
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
@@ -376,24 +391,24 @@ class Writer:
         return operations
 
     def _without_held(self, operations: list[Operation]) -> list[Operation]:
-        """Where one batch follows the other, let what was handed over wait for one more: where consumers are quick it is
-        acked by then, and need not be written. What is written gets its position then, so nothing of a queue waits that
-        comes before something that does not."""
+        """Where one batch follows the other, let what was handed over wait for one more: where consumers are quick, it
+        is acked by then and need not be written. A message gets its position when it is written, so none waits behind
+        which another one of its queue is written."""
+        acked = {message_id for operation in operations for message_id, _ in operation.acks}
         named = {message_id for operation in operations for message_id in operation.named()}
         now, later = [], []
-        firm: set[Address] = set()
+        written: set[Address] = set()
         for operation in reversed(operations):
-            if operation.holder and not operation.passed and operation.handed not in named:
+            if not operation.holder:
+                written.update(message.address for message in operation.sends)
+            elif operation.handed not in acked:
                 address = operation.sends[0].address
-                if address not in firm:
-                    if self._host.queue(address).settling > WORTH_WAITING or self._number % PROBE == 0:
-                        operation.passed = True
-                        later.append(operation)
-                        continue
-            elif operation.holder and operation.handed in named:
-                now.append(operation)  # what is acked already, or given back
-                continue
-            firm.update(message.address for message in operation.sends)
+                waits = not (operation.passed or operation.handed in named or address in written)
+                if waits and (self._host.queue(address).settling > WORTH_WAITING or self._number % PROBE == 0):
+                    operation.passed = True
+                    later.append(operation)
+                    continue
+                written.add(address)
             now.append(operation)
         self._put_back(later[::-1])
         return now[::-1]
@@ -541,11 +556,17 @@ class Writer:
         )
         queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
-        steps = batch.steps(queues, self._host.claimable)
+        steps = batch.steps(queues, self._claimable)
         if not steps:  # what was acked before it was written, and what went to ended reply queues
             self._finish(batch, [])
             return
         self._pipeline.run(steps, lambda outcome: self._written(batch, outcome))
+
+    def _claimable(self) -> Claimable:
+        """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
+        what comes behind it."""
+        claimable = self._host.claimable()
+        return ([], []) if self._isolating or self._returning else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
         """Leave out what concerns messages that an earlier session of ours held: others have them now."""
@@ -577,6 +598,7 @@ class Writer:
             operations = [operation for operation in operations if operation not in batch.full]
         self._report_done(operations)
         stranded: list[MessageId] = []
+        unseen: list[MessageId] = []
         if batch.session != self._host.session:  # succeeded meanwhile: what the batch held is with others
             for queue, _ in spread:
                 queue.claiming = queue.recalled = False
@@ -586,15 +608,17 @@ class Writer:
         for queue, deliveries in spread:
             left = self._host.spread(queue, deliveries)
             if left:
-                stranded.extend(left)
+                (unseen if queue.alone else stranded).extend(left)
                 queue.lower(min(left))
                 self.touch(queue, min(left))
         for delivery in batch.left:
             stranded.append(delivery.id)
             self._host.queue(delivery.address).lower(delivery.id)
             self.touch(self._host.queue(delivery.address), delivery.id)
-        if stranded:
-            self.add(Operation(recalls=stranded, session=batch.session))
+        if unseen:
+            self.give_back(unseen, batch.session)
+        if stranded:  # others may have taken what comes behind it: it counts as handed out, to somebody who has gone
+            self.add(Operation(releases=stranded, session=batch.session))
         if batch.became_ready:
             self._host.became_ready(batch.became_ready)
         if batch.delayed:
@@ -609,6 +633,7 @@ class Writer:
 
     def _report_done(self, operations: list[Operation]) -> None:
         for operation in operations:
+            operation.arrive()
             for binding in operation.binds:
                 self._host.bound(*binding)
             for namespace, queue in operation.ends:
@@ -623,6 +648,7 @@ class Writer:
 
     def _refuse(self, operations: list[Operation], error: MsgwebError) -> None:
         for operation in operations:
+            operation.arrive()
             if operation.done is not None:
                 guarded(operation.done, error)
 
@@ -668,6 +694,7 @@ class Writer:
         for operation in self._pending:
             if operation.renew is not None:
                 operation.sends = operation.renew()
+                self._host.announce_sends(operation)
 
     def _failed(
         self, error: StatementFailed | ConnectionLost, operations: list[Operation], batch: Batch | None
@@ -727,6 +754,7 @@ class Writer:
 
     def _put_back(self, operations: list[Operation]) -> None:
         self._pending.extendleft(reversed(operations))
+        self._returning += sum(bool(operation.recalls) for operation in operations)
         self._pending_bytes += sum(operation.size for operation in operations)
 
     def _adopt(self, pipeline: Pipeline) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 import socket
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -120,6 +121,7 @@ class ClientConnection(asyncio.Protocol):
         self._beats_expected = self._beats_promised = False
         self._opened = 0.0
         self._sent = 0
+        self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed by the client"
         self._peer = ""
         self.principal: Principal | None = None
@@ -251,9 +253,10 @@ class ClientConnection(asyncio.Protocol):
                         continue
                     done = self._unconfirmed if receipt is None else self._receipts.expect(receipt)
                     if plan.wish is None:
-                        engine.send(Message(plan.address, body, plan.headers, plan.persistent, plan.priority), done)
+                        message = Message(plan.address, body, plan.headers, plan.persistent, plan.priority)
                     else:
-                        engine.send(plan.message(body), done)
+                        message = plan.message(body)
+                    engine.send(message, done, self._since)
                 elif type(event) is Ack:
                     self._acknowledge(event.ids, event.transaction, event.receipt)
                 else:
@@ -304,6 +307,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._stop_timer("login")
         self.principal = principal
+        self._since = time.monotonic()
         self.version = self._core.version
         self._write(self._core.accept(f"session-{secrets.token_hex(8)}", self._options.server))
         self._start_beats()
