@@ -6,111 +6,19 @@ from dataclasses import dataclass, field
 
 from psycopg import pq
 
-from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Options
+from apps.broker.engine import Address, Delivery, Message, MessageId, Options
 from apps.broker.postgres import packing
+from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.pipeline import Step
 from apps.broker.postgres.queues import LANES, NOTHING, Queue, Scan
 
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
-TRANSIENT, PERSISTENT, SPECIAL = range(3)  # how an ack deletes: SPECIAL are groups, and queues that keep what was acked
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
-UNNUMBERED = MessageId(0)
 
 Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]]]
 Results = Sequence[pq.abc.PGresult]
-
-
-@dataclass(slots=True, eq=False)
-class Operation:
-    """What one call of a verb asked for; it takes effect as a whole.
-
-    Attributes:
-        handed: the id that the one message of `sends` has already, since it was to be handed over to a local consumer;
-            0: it gets one when it is written.
-        holder: the session under which it was handed over; 0: it was not, for want of credit. Another session's is held
-            no longer.
-        acks: held messages to delete, with TRANSIENT, PERSISTENT or SPECIAL.
-        releases: held messages to make ready again.
-        recalls: the same for messages that no consumer has seen.
-        rejects: held messages whose delivery failed: id, seconds until they come again (negative: as the queue says),
-            whether they go to the dead letters at once.
-        session: which holds the acks, releases, recalls and rejects; without those 0.
-        closes: ids of reply queues to end.
-        leaves: ids of exclusive queues that this session consumes no longer.
-        shares: queues that this session consumes alone no longer.
-        parts: ids of queues that this session consumes no longer.
-        exclusives: queues that have one consumer at a time from now on.
-        binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
-        ends: queues of durable subscriptions that end: namespace, name.
-        renew: makes `sends` anew from what the catalogue says now: they hold what topics send to queues.
-        size: bytes of memory, about.
-        unit: a transaction, whose topic messages wait for the commit.
-        passed: it was left for the next batch once.
-        unhanded: the queues of `sends` that were told that something is on its way to them (`Queue.unwritten`).
-    """
-
-    sends: Sequence[Message] = ()
-    handed: MessageId = UNNUMBERED
-    holder: int = 0
-    acks: Sequence[tuple[MessageId, int]] = ()
-    releases: Sequence[MessageId] = ()
-    recalls: Sequence[MessageId] = ()
-    rejects: Sequence[tuple[MessageId, float, bool]] = ()
-    session: int = 0
-    closes: Sequence[int] = ()
-    leaves: Sequence[int] = ()
-    shares: Sequence[Queue] = ()
-    parts: Sequence[int] = ()
-    exclusives: Sequence[Queue] = ()
-    binds: Sequence[tuple[str, str, str]] = ()
-    ends: Sequence[tuple[str, str]] = ()
-    renew: Callable[[], Sequence[Message]] | None = None
-    done: Done | None = None
-    size: int = 0
-    unit: bool = False
-    passed: bool = False
-    unhanded: Sequence[Queue] = ()
-
-    def arrive(self) -> None:
-        """What it sends is no longer on its way."""
-        for queue in self.unhanded:
-            queue.unwritten -= 1
-        self.unhanded = ()
-
-    def named(self) -> list[MessageId]:
-        """The held messages that it speaks of."""
-        return [
-            *(message_id for message_id, _ in self.acks),
-            *self.releases,
-            *self.recalls,
-            *(message_id for message_id, _, _ in self.rejects),
-        ]
-
-    @property
-    def patient(self) -> bool:
-        """Whether nobody waits for it: plain acks without a receipt."""
-        return self.done is None and not (
-            self.sends
-            or self.releases
-            or self.recalls
-            or self.rejects
-            or self.closes
-            or self.leaves
-            or self.shares
-            or self.exclusives
-            or self.binds
-            or self.ends
-            or any(kind == SPECIAL for _, kind in self.acks)
-        )
-
-    @property
-    def lasting(self) -> bool:
-        """Whether who waits for it wants it on disk."""
-        return self.done is not None and (
-            self.unit or not self.sends or any(message.persistent for message in self.sends)
-        )
 
 
 @dataclass(slots=True)

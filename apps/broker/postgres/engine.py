@@ -26,11 +26,12 @@ from apps.broker.engine import (
 )
 from apps.broker.headers import escape_header
 from apps.broker.postgres.ahead import IDLE
-from apps.broker.postgres.batch import PERSISTENT, SPECIAL, TRANSIENT, Claimable, Operation
+from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.listener import Listener, Ready
 from apps.broker.postgres.names import Described
+from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
 from apps.broker.postgres.statistics import Counts, StatisticsWriter

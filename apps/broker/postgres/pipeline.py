@@ -97,7 +97,8 @@ class ConnectionLost(Exception):
     """The connection broke; whether the pipeline was committed is not known."""
 
 
-Finished = Callable[[list[pq.abc.PGresult] | StatementFailed | ConnectionLost], None]
+Outcome = list[pq.abc.PGresult] | StatementFailed | ConnectionLost
+Finished = Callable[[Outcome], None]
 
 
 class Pipeline:
@@ -131,7 +132,7 @@ class Pipeline:
         pipeline = cls(connection)
         prepared: asyncio.Future[None] = pipeline._loop.create_future()
 
-        def finished(outcome: list[pq.abc.PGresult] | StatementFailed | ConnectionLost) -> None:
+        def finished(outcome: Outcome) -> None:
             if prepared.done():
                 return
             if isinstance(outcome, list):
@@ -249,7 +250,7 @@ class Pipeline:
     #: Called when the connection breaks while nothing runs.
     on_idle_loss: Callable[[], None] | None = None
 
-    def _report(self, outcome: list[pq.abc.PGresult] | StatementFailed | ConnectionLost) -> None:
+    def _report(self, outcome: Outcome) -> None:
         finished, self._finished = self._finished, None
         if finished is not None:
             finished(outcome)

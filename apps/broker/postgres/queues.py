@@ -14,7 +14,7 @@ from apps.broker.postgres.names import Described
 from apps.broker.postgres.statistics import Counts
 
 if TYPE_CHECKING:
-    from apps.broker.postgres.batch import Operation
+    from apps.broker.postgres.operations import Operation
 
 CLAIM_LIMIT = 500  # messages a claim
 CLAIM_BYTES = 8 * 1024 * 1024  # what a claim may bring into memory, by the mean size seen so far

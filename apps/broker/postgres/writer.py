@@ -9,140 +9,39 @@ a batch is neither lost nor written twice.
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable
 
 import psycopg
 from psycopg import pq
 
-from apps.broker.engine import REPLY_PREFIX, Address, Delivery, Message, MessageId, SessionId
+from apps.broker.engine import REPLY_PREFIX, Address, Message, MessageId, SessionId
 from apps.broker.errors import QueueFull
 from apps.broker.postgres import packing, topics
-from apps.broker.postgres.batch import Batch, Claimable, Operation
+from apps.broker.postgres.backlog import Backlog
+from apps.broker.postgres.batch import Batch, Claimable
 from apps.broker.postgres.callbacks import guarded
-from apps.broker.postgres.names import Described, read_described
-from apps.broker.postgres.pipeline import ConnectionLost, Pipeline, StatementFailed, Step, first_line
+from apps.broker.postgres.host import Host
+from apps.broker.postgres.names import read_described
+from apps.broker.postgres.operations import Operation
+from apps.broker.postgres.pipeline import ConnectionLost, Outcome, Pipeline, StatementFailed, Step, first_line
 from apps.broker.postgres.queues import Queue
+from apps.broker.postgres.recovery import RETRY_LAST, Doubt, ask, reconnect
 from apps.broker.postgres.sql import QUERIES
 from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
 
 logger = logging.getLogger(__name__)
 
-BATCH_OPERATIONS = 2_000
-BATCH_BYTES = 16 * 1024 * 1024
-CONGESTED_OPERATIONS = 20_000
-CONGESTED_BYTES = 64 * 1024 * 1024
-RETRY_FIRST, RETRY_LAST = 0.05, 1.0  # seconds between attempts to reconnect
 CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
-COMPANY = (
-    0.00015  # seconds after a batch for which those who waited for it may go on, so that the next one has them all
-)
+COMPANY = 0.00015  # seconds after a batch in which those who waited for it may go on: the next one has them all then
 FEW = 64  # operations; a larger batch costs so much by itself that company saves little
 PATIENCE = 0.001  # seconds that acks for which nobody waits may gather before they are written
-WORTH_WAITING = (
-    0.5  # of a queue's messages that wait for one more batch this share must have been acked by then, of late,
-)
-HEAVY = 512  # bytes an operation, acks included: for less, writing costs less than finding out what need not be written
+WORTH_WAITING = 0.5  # of a queue's messages that wait for one more batch this share was acked by then, of late,
 PROBE = 16  # or they wait in one of so many batches alone
 PARK_SECONDS = 0.2  # until a destination that an open transaction is making is tried again
 TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other processes; best effort ends there
 LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
-
-Outcome = list[pq.abc.PGresult] | StatementFailed | ConnectionLost
-
-
-class Host(Protocol):
-    """What the writer needs of the engine."""
-
-    @property
-    def session(self) -> SessionId: ...
-
-    @property
-    def peers(self) -> bool:
-        """Whether other sessions exist, which want to hear of what became ready."""
-
-    def queue(self, address: Address) -> Queue: ...
-
-    def announce_sends(self, operation: Operation) -> None:
-        """What an operation sends was made anew."""
-
-    def forget(self, queue: Queue) -> None:
-        """A queue that this process need not remember."""
-
-    def unresolved(self) -> list[Queue]:
-        """Local queues and reply queues that have no id yet."""
-
-    def resolved(self) -> None:
-        """Ids have come."""
-
-    def claimable(self) -> Claimable: ...
-
-    def wanting(self) -> bool:
-        """Whether a consumer here waits for what may be claimed."""
-
-    def hear(self) -> None:
-        """Take what others have said until now."""
-
-    handed_over: bool  # something was, since this was unset
-
-    def deliver_gathered(self) -> None:
-        """Hand over what was to be handed over with this turn of the event loop."""
-
-    @property
-    def version(self) -> int:
-        """The state of the catalogue that is known."""
-
-    def known_ids(self) -> list[int]:
-        """The destinations whose settings are to be known."""
-
-    def relearn(self, version: int, described: dict[int, Described], bindings: list[tuple[str, str, str]]) -> None:
-        """The catalogue as it is now: what was known and is not described is gone."""
-
-    @property
-    def hands_over(self) -> bool:
-        """Whether this process hands messages over before they are written, and so needs ids of its own."""
-
-    @property
-    def low_on_ids(self) -> bool:
-        """Whether there are too few of them for a busy moment."""
-
-    @property
-    def seen_id(self) -> int:
-        """The highest id that is known to be drawn."""
-
-    def forget_ids(self) -> None:
-        """A batch may have been written whose answer was lost: new ids have to come after what it wrote."""
-
-    def drew(self, first: int) -> None:
-        """Ids were drawn."""
-
-    def bound(self, namespace: str, pattern: str, queue: str) -> None:
-        """From now on the queue gets what is sent to these topics."""
-
-    def unbound(self, namespace: str, queue: str) -> None:
-        """The queue gets nothing from topics any more."""
-
-    def lower(self, message_id: MessageId) -> list[Queue]:
-        """Something becomes ready from this id on, in any of the queues that are consumed here: those."""
-
-    def delayed(self) -> None:
-        """A message waits for its time."""
-
-    def became_ready(self, ids: Sequence[int]) -> None:
-        """By this process's own doing something became ready in these queues."""
-
-    def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
-        """Deliver; returns the ids of what nobody could take."""
-
-    def publish_locally(self, message: Message) -> None: ...
-
-    def held(self) -> set[MessageId]: ...
-
-    async def session_lost(self, before: SessionId) -> None:
-        """Void what is held and open another session, unless that has been done."""
 
 
 class Writer:
@@ -155,18 +54,13 @@ class Writer:
         self._pipeline: Pipeline | None = None
         self._busy = False
         self._scheduled = False
-        self._pending: deque[Operation] = deque()
-        self._pending_bytes = 0
+        self._backlog = Backlog()
         self._topics: list[bytes] = []
         self._touched: set[Queue] = set()
         self._stale = False  # the catalogue is to be read again
         self._number = 0
-        self._isolating = 0  # so many of the next operations go one by one: one of them is refused by the database
         self._relieved: list[Callable[[], None]] = []
         self._idle: list[asyncio.Future[None]] = []
-        self._parked: list[Operation] = []
-        self._parked_bytes = 0
-        self._parked_names: set[Address] = set()
         self._name = name  # as application_name; no other process has it
         self._closing = False
         self._topic_bytes = 0
@@ -175,7 +69,6 @@ class Writer:
         self._patient: asyncio.TimerHandle | None = None  # until this fires, acks gather
         self._impatient = False
         self._following = False  # a batch has just ended
-        self._returning = 0  # of the pending operations those that give something back that nobody has seen
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
@@ -190,10 +83,7 @@ class Writer:
     @property
     def congested(self) -> bool:
         """More waits than a few batches carry."""
-        return (
-            len(self._pending) + len(self._parked) > CONGESTED_OPERATIONS
-            or self._pending_bytes + self._parked_bytes > CONGESTED_BYTES
-        )
+        return self._backlog.congested
 
     @property
     def settled_batch(self) -> int:
@@ -215,8 +105,8 @@ class Writer:
             self._adopt(await Pipeline.connect(self._conninfo, QUERIES, self._name))
             assert self._pipeline is not None
             self._busy = True
-            await self._ask(self._pipeline, [("after_crash", ())])
-            self._relearn(await self._ask(self._pipeline, self._catalogue()))
+            await ask(self._pipeline, [("after_crash", ())])
+            self._relearn(await ask(self._pipeline, self._catalogue()))
             self._busy = False
             self.wake()
         except (psycopg.Error, StatementFailed, ConnectionLost) as error:
@@ -236,13 +126,11 @@ class Writer:
         if self._pipeline:
             self._pipeline.close()
             self._pipeline = None
-        self._refuse([*self._parked, *self._pending], Unavailable("this server is stopping"))
-        self._parked.clear()
-        self._pending.clear()
+        self._refuse(self._backlog.clear(), Unavailable("this server is stopping"))
 
     async def settled(self) -> None:
         """Wait until nothing is pending."""
-        while self._busy or self._pending or self._parked or self._topics or self._scheduled:
+        while self._busy or not self._backlog.empty or self._topics or self._scheduled:
             self._hurry()
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
@@ -250,17 +138,13 @@ class Writer:
 
     def add(self, operation: Operation) -> None:
         """Put an operation into the next batch."""
-        self._pending.append(operation)
-        self._pending_bytes += operation.size
-        self._returning += bool(operation.recalls)
+        self._backlog.add(operation)
         if not self._scheduled:
             self.wake()
 
     def give_back(self, ids: list[MessageId], session: int) -> None:
-        """Make claimed messages ready again that no consumer has seen, before all else that waits to be written: the
-        next claim must find them."""
-        self._pending.appendleft(Operation(recalls=ids, session=session))
-        self._returning += 1
+        """Make claimed messages ready again that no consumer has seen."""
+        self._backlog.give_back(ids, session)
         if not self._scheduled:
             self.wake()
 
@@ -307,21 +191,21 @@ class Writer:
         if self._can_wait():
             self._be_patient()
             return
-        if 0 < len(self._pending) < self._expected and time.monotonic() - self._ended < COMPANY:
+        if 0 < len(self._backlog) < self._expected and time.monotonic() - self._ended < COMPANY:
             self.wake()
             return
-        operations = self._not_parked(self._gather())
-        unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._parked_names]
+        operations = self._backlog.unparked(self._gather())
+        unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._backlog.parked_names]
         if self._stale:
-            self._put_back(operations)
+            self._backlog.put_back(operations)
             self._busy = True
             self._reload()
             return
         if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
-            if self._pending:
+            if self._backlog:
                 self._be_patient()
                 return
-            if self._parked:
+            if not self._backlog.empty:
                 return
             for waiter in self._idle:
                 if not waiter.done():
@@ -338,15 +222,9 @@ class Writer:
     def _can_wait(self) -> bool:
         """Whether all that there is to do is to write acks for which nobody waits. Half of the commits of a steady flow
         are saved by letting them go with the next send or claim."""
-        if not self._pending or self._impatient:
+        if self._impatient or self._topics or self._stale or not self._backlog.patient:
             return False
-        return not (
-            self._topics
-            or self._stale
-            or any(not operation.patient for operation in self._pending)
-            or self._host.wanting()
-            or self._host.unresolved()
-        )
+        return not (self._host.wanting() or self._host.unresolved())
 
     def _be_patient(self) -> None:
         if self._patient is None:
@@ -361,32 +239,18 @@ class Writer:
         self.wake()
 
     def _gather(self) -> list[Operation]:
-        pending = self._pending
         impatient, self._impatient = self._impatient, False
         following, self._following = self._following, False
-        heavy = self._pending_bytes > HEAVY * len(pending)
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
-        if self._isolating and pending:
-            self._isolating -= 1
-            operations = [pending.popleft()]
-        elif len(pending) <= BATCH_OPERATIONS and self._pending_bytes <= BATCH_BYTES:
-            operations = list(pending)
-            pending.clear()
-        else:
-            operations, size = [], 0
-            while pending and len(operations) < BATCH_OPERATIONS and (not operations or size < BATCH_BYTES):
-                operations.append(pending.popleft())
-                size += operations[-1].size
-        self._pending_bytes = self._pending_bytes - sum(op.size for op in operations) if pending else 0
-        if self._returning:
-            self._returning -= sum(bool(operation.recalls) for operation in operations)
+        heavy = self._backlog.heavy
+        operations = self._backlog.take()
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
                 guarded(callback)
-        if following and heavy and not impatient and not self._isolating:
+        if following and heavy and not impatient and not self._backlog.isolating:
             return self._without_held(operations)
         return operations
 
@@ -410,7 +274,7 @@ class Writer:
                     continue
                 written.add(address)
             now.append(operation)
-        self._put_back(later[::-1])
+        self._backlog.put_back(later[::-1])
         return now[::-1]
 
     def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
@@ -476,34 +340,16 @@ class Writer:
 
     def _park(self, address: Address) -> None:
         """An application's open transaction is making this destination: what names it waits, all else goes on."""
-        if not self._parked_names:
+        if not self._backlog.parked_names:
             self._loop.call_later(PARK_SECONDS, self._unpark)
-        self._parked_names.add(address)
+        self._backlog.parked_names.add(address)
 
     def _unpark(self) -> None:
-        self._parked_names.clear()
-        parked, self._parked, self._parked_bytes = self._parked, [], 0
-        self._put_back(parked)
+        self._backlog.unpark()
         self.wake()
 
-    def _not_parked(self, operations: list[Operation]) -> list[Operation]:
-        """Set aside what names a parked destination, and everything later that shares a destination with that: the
-        order of a producer holds."""
-        names = self._parked_names
-        if not names:
-            return operations
-        free = []
-        for operation in operations:
-            if any(message.address in names for message in operation.sends):
-                names.update(message.address for message in operation.sends)
-                self._parked.append(operation)
-                self._parked_bytes += operation.size
-            else:
-                free.append(operation)
-        return free
-
     def _possible(self, operations: list[Operation], resolved: Iterable[Queue]) -> list[Operation]:
-        operations = self._not_parked(operations)
+        operations = self._backlog.unparked(operations)
         impossible = {queue.address for queue in resolved if queue.id == -1}
         if not impossible:
             return operations
@@ -566,7 +412,7 @@ class Writer:
         """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
         what comes behind it."""
         claimable = self._host.claimable()
-        return ([], []) if self._isolating or self._returning else claimable
+        return ([], []) if self._backlog.isolating or self._backlog.returning else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
         """Leave out what concerns messages that an earlier session of ours held: others have them now."""
@@ -624,7 +470,7 @@ class Writer:
         if batch.delayed:
             self._host.delayed()
         self._busy = False
-        self._expected = sum(operation.done is not None for operation in operations) + len(self._pending)
+        self._expected = sum(operation.done is not None for operation in operations) + len(self._backlog)
         if self._expected > FEW:
             self._expected = 0
         self._ended = time.monotonic()
@@ -691,7 +537,7 @@ class Writer:
             namespace, pattern, name = ((bound.get_value(row, column) or b"").decode() for column in range(3))
             bindings.append((namespace, pattern, name))
         self._host.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
-        for operation in self._pending:
+        for operation in self._backlog:
             if operation.renew is not None:
                 operation.sends = operation.renew()
                 self._host.announce_sends(operation)
@@ -707,35 +553,35 @@ class Writer:
             self._touched |= batch.touched
         if isinstance(error, ConnectionLost):
             logger.warning("lost the database: %s", first_line(error))
-            self._recover(operations, batch)
+            self._recover(Doubt(operations, batch))
         elif error.sqlstate == "MW001":
             logger.warning("this process was taken for dead; it opens another session")
-            self._put_back(operations)
-            self._recover([], None, fenced=SessionId(batch.session) if batch else self._host.session)
+            self._backlog.put_back(operations)
+            self._recover(Doubt([], fenced=SessionId(batch.session) if batch else self._host.session))
         elif error.sqlstate == "MW002":
-            self._put_back(operations)
+            self._backlog.put_back(operations)
             self._busy = False
             self.reload()
         elif error.sqlstate in LOCKED and batch is not None and batch.contended and operations:
-            self._put_back(operations)
+            self._backlog.put_back(operations)
             if len(operations) > 1:
-                self._isolating = len(operations)
+                self._backlog.isolating = len(operations)
             for message in operations[0].sends if len(operations) == 1 else ():
                 self._park(message.address)
             self._busy = False
             self.wake()
         elif error.sqlstate[:2] in RETRIED:
             logger.info("the database asks to retry (%s): %s", error.sqlstate, error)
-            self._put_back(operations)
+            self._backlog.put_back(operations)
             self._busy = False
             self.wake()
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
-            self._recover([], None, delay=RETRY_LAST)
+            self._recover(Doubt([]), delay=RETRY_LAST)
         elif len(operations) > 1:
-            self._isolating = len(operations)  # one of them is bad: find it, keep the others
-            self._put_back(operations)
+            self._backlog.isolating = len(operations)  # one of them is bad: find it, keep the others
+            self._backlog.put_back(operations)
             self._busy = False
             self.wake()
         else:
@@ -750,12 +596,7 @@ class Writer:
     def _refuse_sends(self, operations: list[Operation], error: MsgwebError) -> None:
         """Senders learn of it at once, for nothing was written; acks and releases are kept for later."""
         self._refuse([operation for operation in operations if operation.sends], error)
-        self._put_back([operation for operation in operations if not operation.sends])
-
-    def _put_back(self, operations: list[Operation]) -> None:
-        self._pending.extendleft(reversed(operations))
-        self._returning += sum(bool(operation.recalls) for operation in operations)
-        self._pending_bytes += sum(operation.size for operation in operations)
+        self._backlog.put_back([operation for operation in operations if not operation.sends])
 
     def _adopt(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -764,93 +605,26 @@ class Writer:
     def _idle_loss(self) -> None:
         logger.warning("lost the database while idle")
         self._busy = True
-        self._recover([], None)
+        self._recover(Doubt([]))
 
-    def _recover(
-        self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None = None, delay: float = 0
-    ) -> None:
+    def _recover(self, doubt: Doubt, delay: float = 0) -> None:
         if self._pipeline is not None:
             self._pipeline.close()
             self._pipeline = None
-        self._recovery = self._loop.create_task(self._reconnect(operations, batch, fenced, delay))
+        self._recovery = self._loop.create_task(self._reconnect(doubt, delay))
 
-    async def _reconnect(
-        self, operations: list[Operation], batch: Batch | None, fenced: SessionId | None, delay: float
-    ) -> None:
-        pause = RETRY_FIRST
+    async def _reconnect(self, doubt: Doubt, delay: float) -> None:
         await asyncio.sleep(delay)
-        while True:
-            try:
-                pipeline = await Pipeline.connect(self._conninfo, QUERIES, self._name)
-                try:
-                    await self._end_old_backend(pipeline)
-                    [crashed] = await self._ask(pipeline, [("after_crash", ())])
-                    session = self._host.session
-                    committed, alive, strays = await self._outcome(pipeline, session, operations, batch)
-                    if fenced is not None or not alive:
-                        await self._host.session_lost(session if fenced is None else fenced)
-                        strays = []
-                    if pipeline.closed:
-                        raise ConnectionLost("the connection broke again")
-                except BaseException:
-                    pipeline.close()
-                    raise
-            except (psycopg.Error, StatementFailed, ConnectionLost, Unavailable) as error:
-                if pause == RETRY_FIRST:  # once an outage
-                    logger.warning("the database is away: %s", first_line(error))
-            except Exception:
-                logger.exception("reconnecting failed in an unforeseen way; it is tried again")
-            else:
-                break
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, RETRY_LAST)
+        found = await reconnect(self._conninfo, self._name, self._host, doubt, self._backlog)
         logger.info("the database is back")
         self._host.forget_ids()
-        if committed:
-            self._report_done(operations)
+        if found.committed:
+            self._report_done(doubt.operations)
         else:
-            self._put_back(operations)
-        if strays:
-            self._give_back(strays, self._host.session)
-        self._host.became_ready(packing.unpack_int4_array(crashed.get_value(0, 0)))
-        self._adopt(pipeline)
+            self._backlog.put_back(doubt.operations)
+        if found.strays:
+            self._give_back(found.strays, self._host.session)
+        self._host.became_ready(found.became_ready)
+        self._adopt(found.pipeline)
         self._busy = False
         self.wake()
-
-    async def _outcome(
-        self, pipeline: Pipeline, of_session: SessionId, operations: list[Operation], batch: Batch | None
-    ) -> tuple[bool, bool, list[MessageId]]:
-        """Whether the doubtful batch was committed, whether the session lives, and what it holds without our knowing
-        (handed over or claimed by a batch whose answer was lost)."""
-        session = packing.int4(of_session)
-        number = packing.int8(batch.number if batch else 0)
-        steps: list[Step] = [
-            ("await_batch", (session,)),
-            ("batch_outcome", (session, packing.int4(batch.session if batch else of_session), number)),
-            ("held_ids", (session,)),
-        ]
-        outcome = await self._ask(pipeline, steps)
-        alive = outcome[1].get_value(0, 0) == b"\x01"
-        committed = batch is not None and outcome[1].get_value(0, 1) == b"\x01"
-        known = self._host.held()
-        for operation in (*operations, *self._parked, *self._pending):
-            known.update(operation.named())
-        rows = (MessageId(packing.unpack_int(outcome[2].get_value(row, 0))) for row in range(outcome[2].ntuples))
-        return committed, alive, [message_id for message_id in rows if message_id not in known]
-
-    async def _end_old_backend(self, pipeline: Pipeline) -> None:
-        """The server may not have noticed that our last connection broke, and still hold its locks."""
-        await self._ask(pipeline, [("end_backend", (self._name.encode(), packing.int4(pipeline.backend_pid)))])
-
-    async def _ask(self, pipeline: Pipeline, steps: list[Step]) -> list[pq.abc.PGresult]:
-        answered: asyncio.Future[Outcome] = self._loop.create_future()
-
-        def finished(outcome: Outcome) -> None:
-            if not answered.done():
-                answered.set_result(outcome)
-
-        pipeline.run(steps, finished)
-        outcome = await answered
-        if not isinstance(outcome, list):
-            raise outcome
-        return outcome

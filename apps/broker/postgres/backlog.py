@@ -1,0 +1,131 @@
+"""What waits to be written, in order, and how much of it the next batch takes."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+
+from apps.broker.engine import Address, MessageId
+from apps.broker.postgres.operations import Operation
+
+BATCH_OPERATIONS = 2_000
+BATCH_BYTES = 16 * 1024 * 1024
+CONGESTED_OPERATIONS = 20_000
+CONGESTED_BYTES = 64 * 1024 * 1024
+HEAVY = 512  # bytes an operation, acks included: for less, writing costs less than finding out what need not be written
+
+
+class Backlog:
+    """The operations of a process that no batch carries yet.
+
+    Attributes:
+        parked_names: destinations that an application's open transaction is making. What names them is set aside, and
+            everything later that shares a destination with that: the order of a producer holds.
+        returning: how many of the operations give something back that no consumer has seen. Until they are written,
+            what a claim brings may come before them.
+        isolating: so many of the next operations go one by one: one of them is refused by the database.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[Operation] = deque()
+        self._bytes = 0
+        self._parked: list[Operation] = []
+        self._parked_bytes = 0
+        self.parked_names: set[Address] = set()
+        self.returning = 0
+        self.isolating = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def __iter__(self) -> Iterator[Operation]:
+        """All of them, those set aside included."""
+        yield from self._parked
+        yield from self._pending
+
+    @property
+    def empty(self) -> bool:
+        """Nothing waits, and nothing is set aside."""
+        return not (self._pending or self._parked)
+
+    @property
+    def congested(self) -> bool:
+        """More waits than a few batches carry."""
+        return (
+            len(self._pending) + len(self._parked) > CONGESTED_OPERATIONS
+            or self._bytes + self._parked_bytes > CONGESTED_BYTES
+        )
+
+    @property
+    def heavy(self) -> bool:
+        """Whether writing is expensive, by the size of the operations."""
+        return self._bytes > HEAVY * len(self._pending)
+
+    @property
+    def patient(self) -> bool:
+        """Whether there is something, and nobody waits for any of it."""
+        return bool(self._pending) and all(operation.patient for operation in self._pending)
+
+    def add(self, operation: Operation) -> None:
+        """Behind all others."""
+        self._pending.append(operation)
+        self._bytes += operation.size
+        self.returning += bool(operation.recalls)
+
+    def give_back(self, ids: list[MessageId], session: int) -> None:
+        """Claimed messages that no consumer has seen, before all others: the next claim must find them."""
+        self._pending.appendleft(Operation(recalls=ids, session=session))
+        self.returning += 1
+
+    def put_back(self, operations: Sequence[Operation]) -> None:
+        """They were taken and not written."""
+        self._pending.extendleft(reversed(operations))
+        self._bytes += sum(operation.size for operation in operations)
+        self.returning += sum(bool(operation.recalls) for operation in operations)
+
+    def take(self) -> list[Operation]:
+        """As many as a batch carries."""
+        pending = self._pending
+        if self.isolating and pending:
+            self.isolating -= 1
+            operations = [pending.popleft()]
+        elif len(pending) <= BATCH_OPERATIONS and self._bytes <= BATCH_BYTES:
+            operations = list(pending)
+            pending.clear()
+        else:
+            operations, size = [], 0
+            while pending and len(operations) < BATCH_OPERATIONS and (not operations or size < BATCH_BYTES):
+                operations.append(pending.popleft())
+                size += operations[-1].size
+        self._bytes = self._bytes - sum(operation.size for operation in operations) if pending else 0
+        if self.returning:
+            self.returning -= sum(bool(operation.recalls) for operation in operations)
+        return operations
+
+    def clear(self) -> list[Operation]:
+        """Take all of them."""
+        operations = list(self)
+        self._pending.clear()
+        self._parked.clear()
+        return operations
+
+    # -- what has to wait for somebody else's transaction
+
+    def unparked(self, operations: list[Operation]) -> list[Operation]:
+        """Set aside what has to wait; returns the others."""
+        names = self.parked_names
+        if not names:
+            return operations
+        free = []
+        for operation in operations:
+            if any(message.address in names for message in operation.sends):
+                names.update(message.address for message in operation.sends)
+                self._parked.append(operation)
+                self._parked_bytes += operation.size
+            else:
+                free.append(operation)
+        return free
+
+    def unpark(self) -> None:
+        """What was set aside is tried again."""
+        self.parked_names.clear()
+        parked, self._parked, self._parked_bytes = self._parked, [], 0
+        self.put_back(parked)
