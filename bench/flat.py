@@ -58,7 +58,7 @@ async def send(engine: PostgresEngine, queue: Address, persistent: bool = True) 
 
 async def backlog(conninfo: str, waiting: int, rounds: int) -> tuple[float, float]:
     """Medians of a send, and of an ack with the claim of the next message, in milliseconds, in a queue where so many
-    wait."""
+    wait. Another process consumes as well, so that each message is claimed by itself."""
     queue = Address(NAMESPACE, "queue", f"backlog-{waiting}")
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(
@@ -67,14 +67,17 @@ async def backlog(conninfo: str, waiting: int, rounds: int) -> tuple[float, floa
             [NAMESPACE, queue.name, BODY, waiting],
         )
         connection.execute("CHECKPOINT")
-    engine = PostgresEngine(conninfo)
+    engine, other = PostgresEngine(conninfo), PostgresEngine(conninfo)
     await engine.start()
+    await other.start()
     sends, claims = [], []
     for _ in range(rounds):
         begun = time.perf_counter()
         await send(engine, queue)
         sends.append(time.perf_counter() - begun)
-    consumer = Consumer()
+    neighbour, consumer = Consumer(), Consumer()
+    other.subscribe(queue, neighbour, 1)
+    await neighbour.next()
     subscription = engine.subscribe(queue, consumer, 1)
     delivery = await consumer.next()
     for _ in range(rounds - 1):
@@ -83,6 +86,7 @@ async def backlog(conninfo: str, waiting: int, rounds: int) -> tuple[float, floa
         delivery = await consumer.next()
         claims.append(time.perf_counter() - begun)
     await engine.close()
+    await other.close()
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute("DELETE FROM msgweb.message")
         connection.execute("VACUUM msgweb.message_persistent")

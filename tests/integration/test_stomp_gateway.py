@@ -180,7 +180,7 @@ def test_a_client_that_sends_and_never_reads_its_receipts_is_read_no_more(stomp_
 def test_senders_are_not_read_while_the_engine_is_congested(
     stomp_database: str, queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("apps.broker.postgres.writer.CONGESTED_OPERATIONS", 5)
+    monkeypatch.setattr("apps.broker.postgres.backlog.CONGESTED_OPERATIONS", 5)
     with gateway_with(stomp_database) as gateway:
         client = gateway.connected()
         client.confirmed("SUBSCRIBE", id=0, destination=queue, ack="client", prefetch_count=2_000)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +13,6 @@ from apps.broker.engine import (
     REPLY_PREFIX,
     Address,
     Consumer,
-    Delivery,
     Done,
     Message,
     MessageId,
@@ -25,10 +23,10 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.headers import escape_header
-from apps.broker.postgres.ahead import IDLE
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.listener import Listener, Ready
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
@@ -42,8 +40,6 @@ from msgweb.errors import BadDestination, NotFound
 logger = logging.getLogger(__name__)
 
 MESSAGE_OVERHEAD = 200  # bytes of memory that a waiting operation costs beside its body
-DRAWN = 4096  # ids a drawing: the sequence's increment
-DRAW_BELOW = 2048  # so few ids left, and the next batch draws
 
 
 class PostgresEngine:
@@ -94,11 +90,6 @@ class PostgresEngine:
         self._consumed: dict[Address, Queue] = {}  # the queues with local subscriptions
         self._fresh: list[Queue] = []  # to be resolved
         self._awaiting: list[tuple[Queue, Done]] = []  # subscriptions and reply queues that wait for that
-        self._gathering: list[Queue] = []  # with messages that are handed over at the end of this turn of the loop
-        self._refilling: list[Queue] = []  # with messages at hand, and credit for them
-        self.handed_over = False
-        self._next_id = self._last_id = 0  # of the ids that are this process's own
-        self._seen_id = 0
         self._version = 0
         self._bindings = Bindings()
         self._topics = Topics()
@@ -140,6 +131,7 @@ class PostgresEngine:
             published=self._topics.deliver,
             sessions_changed=self._sessions_changed,
         )
+        self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
         try:
             await self._listener.start()
             await self._keeper.open()
@@ -153,7 +145,7 @@ class PostgresEngine:
         """Finish what was asked for, release what is held, end the session."""
         self._started = False
         for queue in self._consumed.values():
-            self._recall(queue)
+            self.handover.recall(queue)
             for subscription in queue.subscriptions:
                 subscription.closed = True
             queue.subscriptions.clear()
@@ -207,14 +199,13 @@ class PostgresEngine:
             if (
                 message.options is None
                 and queue.immediate
-                and not self._listener.deaf
                 and (queue.looked_at >= since or not self._keeper.peers)
-                and self._hand_over(queue, operation)
+                and self.handover.hand_over(queue, operation)
             ):
                 self._writer.add(operation)
                 return
             queue.expect()
-            self._make_way(queue, message.priority)
+            self.handover.make_way(queue, message.priority)
         operation.unhanded = (queue,)
         queue.unwritten += 1
         self._writer.add(operation)
@@ -252,69 +243,6 @@ class PostgresEngine:
             for queue in bound
         ]
 
-    # -- handing over before it is written
-
-    def _hand_over(self, queue: Queue, operation: Operation) -> bool:
-        """Deliver the one message of an operation at the end of this turn of the loop, if somebody here has credit.
-
-        The message gets an id that was drawn before, and is written as held by this session. Nothing of its queue is
-        on its way to the database that was not handed over (`Queue.immediate`), and the ids were drawn after all that
-        this process wrote before: so the order of ids stays the order of sends.
-        """
-        if not queue.gathered and not queue.capacity():
-            return False
-        if self._next_id >= self._last_id or not self._writer.healthy:
-            return False
-        operation.handed, operation.holder = MessageId(self._next_id), self._keeper.session
-        self._next_id += 1
-        if not queue.gathered:
-            self._soon(self._gathering, queue)
-        queue.gathered.append(operation)
-        return True
-
-    def _soon(self, queues: list[Queue], queue: Queue) -> None:
-        """Deliver at the end of this turn of the loop."""
-        if not (self._gathering or self._refilling):
-            self._loop.call_soon(self.deliver_gathered)
-        queues.append(queue)
-
-    # -- messages at hand
-
-    def _freed(self, queue: Queue) -> None:
-        """There is credit again."""
-        if queue.ahead and queue not in self._refilling:
-            self._soon(self._refilling, queue)
-
-    def _recall(self, queue: Queue) -> None:
-        """What is at hand goes back: something is to come before it, or nobody here takes it."""
-        ids = queue.ahead.empty()
-        if ids:
-            queue.recalled = queue.claiming
-            first = min(ids)
-            queue.lower(first)
-            self._writer.touch(queue, first)
-            self._writer.give_back(ids, self._keeper.session)
-
-    def _lower(self, queue: Queue, message_id: int = 0) -> None:
-        """A message became ready, none before it (0: nothing is known of it)."""
-        queue.lower(message_id)
-        if queue.ahead and message_id <= queue.ahead.last:
-            self._recall(queue)
-
-    def _make_way(self, queue: Queue, priority: int) -> None:
-        """A message of that priority comes."""
-        if queue.ahead and priority > queue.ahead.lowest:
-            self._recall(queue)
-
-    def _watch(self, queue: Queue) -> None:
-        """Look now and then whether what is at hand moves."""
-        queue.watched = bool(queue.ahead)
-        if queue.watched and time.monotonic() - queue.ahead.moved >= IDLE:
-            self._recall(queue)
-            queue.watched = False
-        if queue.watched:
-            self._loop.call_later(IDLE, self._watch, queue)
-
     def subscribe(
         self,
         address: Address,
@@ -338,9 +266,9 @@ class PostgresEngine:
             queue = self.queue(address)
             queue.add(subscription)
             if queue.reads_ahead:
-                self._freed(queue)
+                self.handover.freed(queue)
             else:
-                self._recall(queue)
+                self.handover.recall(queue)
             self._consumed[address] = queue
             topic = patterns.virtual_topic_of(address.name)
             self._await_id(queue, None if topic else done)
@@ -384,7 +312,7 @@ class PostgresEngine:
         subscription.held.clear()
         rejects = [(held.pop(0), -1.0, False)] if held and failed else []
         if held or rejects or not queue.subscriptions:
-            self._recall(queue)
+            self.handover.recall(queue)
         if held or rejects:
             first = min([*held, *(one for one, _, _ in rejects)])
             queue.lower(first)
@@ -398,7 +326,7 @@ class PostgresEngine:
         more = credit > subscription.credit
         subscription.credit = credit
         if more:
-            self._freed(self.queue(subscription.address))
+            self.handover.freed(self.queue(subscription.address))
             self._writer.wake()
 
     def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
@@ -410,7 +338,7 @@ class PostgresEngine:
         queue = self._queues[subscription.address]
         queue.counts.acked += len(ids)
         self._writer.add(Operation(acks=_acks(queue, held, ids), session=self._keeper.session, done=done))
-        self._freed(queue)
+        self.handover.freed(queue)
 
     def nack(
         self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None, refusal: Refusal = AGAIN
@@ -434,7 +362,7 @@ class PostgresEngine:
             queue = self._queues[subscription.address]
             queue.counts.acked += len(ids)
             acks.extend(_acks(queue, subscription.held, ids))
-            self._freed(queue)
+            self.handover.freed(queue)
         rejects: list[tuple[MessageId, float, bool]] = []
         for subscription, ids, refusal in unit.nacks:
             rejects.extend(self._let_go(subscription, ids, refusal))
@@ -491,7 +419,7 @@ class PostgresEngine:
                 queue.unwritten += 1
                 queue.waiting = True
                 queues.append(queue)
-                self._make_way(queue, message.priority)
+                self.handover.make_way(queue, message.priority)
         operation.unhanded = queues
 
     def queue(self, address: Address) -> Queue:
@@ -538,7 +466,7 @@ class PostgresEngine:
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
             if self._listener.deaf and (queue.waiting or queue.ahead):
-                self._lower(queue)  # what was done elsewhere is not known: look at everything
+                self.handover.lower(queue)  # what was done elsewhere is not known: look at everything
             if not (queue.joined or queue.exclusive):
                 if queue.waiting and (queue.capacity() or queue.scans):
                     claims.append((queue, 1))
@@ -570,13 +498,6 @@ class PostgresEngine:
                 return True
         return False
 
-    def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
-        """Deliver; returns the ids of what nobody could take."""
-        left = queue.arrive(deliveries, keep=not self._listener.deaf)
-        if queue.ahead and not queue.watched:
-            self._watch(queue)
-        return [delivery.id for delivery in left]
-
     @property
     def version(self) -> int:
         """The state of the catalogue that is known."""
@@ -596,9 +517,9 @@ class PostgresEngine:
             if queue.id in described:
                 queue.settle(described[queue.id])
                 if not queue.reads_ahead:
-                    self._recall(queue)
+                    self.handover.recall(queue)
                 continue
-            self._recall(queue)
+            self.handover.recall(queue)
             self._by_id.pop(queue.id, None)
             queue.id = None
             queue.active = False
@@ -610,71 +531,9 @@ class PostgresEngine:
                 self._queues.pop(queue.address, None)
 
     @property
-    def hands_over(self) -> bool:
-        """Whether ids should be drawn after what a batch writes: for messages that are handed over before they are
-        written, and to tell other processes where to look."""
-        return bool(self._consumed) or self._keeper.peers
-
-    @property
-    def seen_id(self) -> int:
-        """The highest id that is known to be drawn."""
-        return self._seen_id
-
-    @property
-    def low_on_ids(self) -> bool:
-        """Whether there are too few of them for a busy moment."""
-        return bool(self._consumed) and self._last_id - self._next_id < DRAW_BELOW
-
-    def deliver_gathered(self) -> None:
-        """What there is credit for, the higher priority first; the rest is written as waiting."""
-        if self._gathering or self._refilling:
-            self.hear()
-        refilling, self._refilling = self._refilling, []
-        for queue in refilling:
-            if not self._listener.deaf:
-                queue.refill()
-        gathering, self._gathering = self._gathering, []
-        for queue in gathering:
-            operations, queue.gathered = queue.gathered, []
-            first = operations[0].sends[0].priority
-            if any(operation.sends[0].priority != first for operation in operations):
-                operations.sort(key=lambda operation: -operation.sends[0].priority)
-            room = 0 if queue.waiting else queue.capacity()  # something came from elsewhere, before all of this
-            for operation in operations[room:]:
-                operation.holder = 0
-                operation.unhanded = (queue,)
-                queue.unwritten += 1
-                queue.waiting = True
-            deliveries = [
-                Delivery(
-                    op.handed,
-                    queue.address,
-                    message.headers,
-                    message.body,
-                    message.persistent,
-                    1,
-                    None,
-                    message.priority,
-                )
-                for op in operations[:room]
-                for message in op.sends
-            ]
-            left = queue.distribute(deliveries) if queue.subscriptions else deliveries
-            if left:
-                ids = [delivery.id for delivery in left]
-                queue.lower(min(ids))
-                self._writer.touch(queue, min(ids))
-                self._writer.add(Operation(releases=ids, session=self._keeper.session))
-        self.handed_over = self.handed_over or bool(gathering or refilling)
-
-    def forget_ids(self) -> None:
-        """New ids have to be drawn before anything is handed over."""
-        self._next_id = self._last_id = 0
-
-    def drew(self, first: int) -> None:
-        """Ids were drawn, after all that was written before."""
-        self._next_id, self._last_id = first, first + DRAWN
-        self._seen_id = first
+    def consumes(self) -> bool:
+        """Whether anybody here consumes from a queue."""
+        return bool(self._consumed)
 
     def bound(self, namespace: str, pattern: str, queue: str) -> None:
         """From now on the queue gets what is sent to these topics."""
@@ -688,7 +547,7 @@ class PostgresEngine:
         """Something becomes ready from this id on, in any of the queues that are consumed here."""
         consumed = list(self._consumed.values())
         for queue in consumed:
-            self._lower(queue, message_id)
+            self.handover.lower(queue, message_id)
         return consumed
 
     def delayed(self) -> None:
@@ -717,7 +576,7 @@ class PostgresEngine:
         if not await self._keeper.succeed(before):
             return
         logger.warning("session %s is lost; this process goes on as session %s", before, self._keeper.session)
-        self._next_id = self._last_id = 0
+        self.handover.forget_ids()
         for queue in list(self._consumed.values()):
             queue.lower()
             queue.ahead.empty()
@@ -759,7 +618,7 @@ class PostgresEngine:
         for message_id in ids:
             del subscription.held[message_id]
         queue = self.queue(subscription.address)
-        self._recall(queue)
+        self.handover.recall(queue)
         queue.counts.failed += len(ids)
         queue.lower(min(ids, default=MessageId(0)))
         self._writer.touch(queue, min(ids, default=MessageId(0)))
@@ -775,17 +634,17 @@ class PostgresEngine:
         if found is None:
             for queue in self._consumed.values():
                 queue.heard = 0
-                self._lower(queue)
+                self.handover.lower(queue)
         else:
             for one in found:
                 known = self._by_id.get(one.queue)
                 if known is not None:
                     known.heard = min(known.heard, one.first)
-                    self._lower(known, one.first)
-                    self._make_way(known, one.priority)
+                    self.handover.lower(known, one.first)
+                    self.handover.make_way(known, one.priority)
                     if one.grouped:
                         known.expect_groups()
-                        self._recall(known)
+                        self.handover.recall(known)
         self._writer.wake()
 
     def _sessions_changed(self, what: str) -> None:
@@ -798,7 +657,7 @@ class PostgresEngine:
             self._share(self._by_id.get(int(what[6:])))
         else:
             for queue in self._queues.values():
-                self._lower(queue)  # who died may have held what comes before all that we look at
+                self.handover.lower(queue)  # who died may have held what comes before all that we look at
             self._writer.wake()
             self._keeper.others_changed()
 
@@ -808,7 +667,7 @@ class PostgresEngine:
             return
         queue.shares += 1
         queue.alone = False
-        self._recall(queue)
+        self.handover.recall(queue)
         self._writer.add(Operation(shares=(queue,)))
 
     def _renewed(self) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from apps.broker.engine import Address, Delivery, Message, MessageId, SessionId
+from apps.broker.engine import Address, Message, MessageId, SessionId
 from apps.broker.postgres.batch import Claimable
+from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.names import Described
 from apps.broker.postgres.operations import Operation
 from apps.broker.postgres.queues import Queue
@@ -12,6 +13,8 @@ from apps.broker.postgres.queues import Queue
 
 class Host(Protocol):
     """What the writer needs of the engine."""
+
+    handover: Handover
 
     @property
     def session(self) -> SessionId: ...
@@ -42,11 +45,6 @@ class Host(Protocol):
     def hear(self) -> None:
         """Take what others have said until now."""
 
-    handed_over: bool  # something was, since this was unset
-
-    def deliver_gathered(self) -> None:
-        """Hand over what was to be handed over with this turn of the event loop."""
-
     @property
     def version(self) -> int:
         """The state of the catalogue that is known."""
@@ -58,22 +56,8 @@ class Host(Protocol):
         """The catalogue as it is now: what was known and is not described is gone."""
 
     @property
-    def hands_over(self) -> bool:
-        """Whether this process hands messages over before they are written, and so needs ids of its own."""
-
-    @property
-    def low_on_ids(self) -> bool:
-        """Whether there are too few of them for a busy moment."""
-
-    @property
-    def seen_id(self) -> int:
-        """The highest id that is known to be drawn."""
-
-    def forget_ids(self) -> None:
-        """A batch may have been written whose answer was lost: new ids have to come after what it wrote."""
-
-    def drew(self, first: int) -> None:
-        """Ids were drawn."""
+    def consumes(self) -> bool:
+        """Whether anybody here consumes from a queue."""
 
     def bound(self, namespace: str, pattern: str, queue: str) -> None:
         """From now on the queue gets what is sent to these topics."""
@@ -89,9 +73,6 @@ class Host(Protocol):
 
     def became_ready(self, ids: Sequence[int]) -> None:
         """By this process's own doing something became ready in these queues."""
-
-    def spread(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
-        """Deliver; returns the ids of what nobody could take."""
 
     def publish_locally(self, message: Message) -> None: ...
 

@@ -81,6 +81,7 @@ class Queue:
         shares: how often another one asked to share.
         heard: the earliest place at which another process made something ready since the last claim was asked for.
         recalled: what was at hand has gone back while a claim was under way; what that brings comes behind it.
+        gathered_at: the value of `lowered` when that began.
         ahead: what was claimed beyond the credit of the subscriptions.
         settling: of the messages that waited for one more batch, the share that was acked by then, of late.
         watched: somebody will look whether it still moves.
@@ -97,6 +98,7 @@ class Queue:
         "exclusive",
         "floors",
         "gathered",
+        "gathered_at",
         "grouped",
         "heard",
         "id",
@@ -144,6 +146,7 @@ class Queue:
         self.grouped = False
         self.active = False
         self.gathered: list[Operation] = []
+        self.gathered_at = 0
         self.ahead = ReadAhead()
         self.joined = self.alone = owned
         self.joining = False

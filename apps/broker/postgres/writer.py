@@ -179,10 +179,10 @@ class Writer:
         self._scheduled = False
         if self._busy or self._pipeline is None:
             return
-        self._host.deliver_gathered()  # what a batch says of who holds a message has to be settled before
-        if self._host.handed_over:
+        self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
+        if self._host.handover.happened:
             # That goes out first: sockets are written with the next turn of the loop, and making a batch takes longer.
-            self._host.handed_over = False
+            self._host.handover.happened = False
             if not self._deferred:
                 self._deferred = True
                 self.wake()
@@ -396,9 +396,9 @@ class Writer:
             payloads=list(topics.payloads(self._host.session, small)),
             large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
             announce=self._host.peers,
-            draw=self._host.hands_over,
-            low=self._host.low_on_ids,
-            seen=self._host.seen_id,
+            draw=self._host.consumes or self._host.peers,
+            low=self._host.consumes and self._host.handover.low,
+            seen=self._host.handover.seen_id,
         )
         queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
@@ -435,7 +435,7 @@ class Writer:
         if spread:
             self._host.hear()
         if batch.drawn:
-            self._host.drew(batch.drawn)
+            self._host.handover.drew(batch.drawn)
         operations = batch.operations
         if batch.full:
             self._refuse(
@@ -452,7 +452,7 @@ class Writer:
             self.wake()
             return
         for queue, deliveries in spread:
-            left = self._host.spread(queue, deliveries)
+            left = self._host.handover.arrive(queue, deliveries)
             if left:
                 (unseen if queue.alone else stranded).extend(left)
                 queue.lower(min(left))
@@ -617,7 +617,7 @@ class Writer:
         await asyncio.sleep(delay)
         found = await reconnect(self._conninfo, self._name, self._host, doubt, self._backlog)
         logger.info("the database is back")
-        self._host.forget_ids()
+        self._host.handover.forget_ids()
         if found.committed:
             self._report_done(doubt.operations)
         else:
