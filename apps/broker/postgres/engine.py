@@ -490,7 +490,7 @@ class PostgresEngine:
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
-            if queue.waiting and (queue.capacity() or (queue.exclusive and not queue.active)):
+            if queue.waiting and not queue.ahead and (queue.capacity() or (queue.exclusive and not queue.active)):
                 return True
             if queue.waiting and queue.scans and not queue.joined:
                 return True

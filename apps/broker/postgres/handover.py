@@ -107,8 +107,11 @@ class Handover:
     def arrive(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
         """Deliver what was claimed; returns the ids of what goes back."""
         left = queue.arrive(deliveries, keep=not self._ears.deaf)
-        if queue.ahead and not queue.watched:
-            self._watch(queue)
+        if queue.ahead:
+            if queue.capacity():  # it was acked while it was delivered
+                self.freed(queue)
+            if not queue.watched:
+                self._watch(queue)
         return [delivery.id for delivery in left]
 
     def recall(self, queue: Queue) -> None:
