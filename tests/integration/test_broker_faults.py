@@ -1,6 +1,8 @@
 """Faults that a conformance suite cannot make: a process that hears nothing, a crash that empties unlogged tables."""
 
 import asyncio
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +12,8 @@ import pytest
 
 from apps.accounts.models import Namespace
 from apps.broker.engine import Address, Message, Options
-from apps.broker.postgres import PostgresEngine, listener
+from apps.broker.postgres import PostgresEngine, listener, sessions
+from msgweb.home import REPOSITORY
 from tests.conformance.engines import DEADLINE, Recorder, done, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -90,5 +93,54 @@ def test_a_crash_that_takes_a_groups_head_with_it_lets_the_group_go_on_in_order(
             await done(lambda callback: engine.send(message, callback))
             await consumer.count(4)
             assert consumer.bodies == [b"1", b"2", b"3", b"4"]
+
+    asyncio.run(scenario())
+
+
+#: A process that takes a message and says so.
+_TAKER = """
+import asyncio, sys
+from apps.broker.engine import Address
+from apps.broker.postgres import PostgresEngine
+
+class Taker:
+    def deliver(self, subscription, deliveries):
+        print("took", flush=True)
+
+    def lost(self, subscription):
+        pass
+
+async def main(conninfo, namespace, name):
+    engine = PostgresEngine(conninfo)
+    await engine.start()
+    engine.subscribe(Address(namespace, "queue", name), Taker(), 1)
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.skipif(not sessions.MACHINE, reason="needs Linux's /proc, to see that a process is gone")
+def test_a_process_that_was_killed_on_this_machine_is_not_waited_for(conninfo, queue, monkeypatch):
+    monkeypatch.setattr(sessions, "LOCK_GRACE", 3600.0)
+
+    async def scenario() -> None:
+        async with started(conninfo) as engine:
+            await send(engine, queue, b"a")
+            taker = subprocess.Popen(
+                [sys.executable, "-c", _TAKER, conninfo, queue.namespace, queue.name],
+                stdout=subprocess.PIPE,
+                cwd=REPOSITORY,
+            )
+            assert taker.stdout is not None
+            assert await asyncio.to_thread(taker.stdout.readline) == b"took\n"
+            taker.kill()
+            taker.wait()
+            taker.stdout.close()
+            consumer = Recorder(engine)
+            engine.subscribe(queue, consumer, 1)
+            await consumer.count(1)
+            assert consumer.deliveries[0].deliveries == 2
 
     asyncio.run(scenario())

@@ -1,8 +1,9 @@
 """A process's lease, on a connection of its own; and the burial of those whose lease is over.
 
 A session is alive while its lease lies ahead and its connection holds an advisory lock. When a process dies, the
-kernel closes that connection and the lock is free at once: whoever notices waits `LOCK_GRACE` (a live process
-reconnects within it) and ends the session. A machine that vanishes without closing anything is found by its lease.
+kernel closes that connection and the lock is free at once: whoever notices ends the session at once if it can see that
+the process is gone, having run beside it on one machine; else it waits `LOCK_GRACE` (a live process reconnects within
+it). A machine that vanishes without closing anything is found by its lease.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import os
 import random
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -38,7 +40,7 @@ THOROUGH = 60.0  # seconds between two polls that trust nothing that this proces
 TIDY = 60.0  # seconds between two tidyings
 
 _LOCKLESS = """
-SELECT s.id FROM msgweb.session s WHERE s.id <> %(own)s AND NOT EXISTS (
+SELECT s.id, s.pid, s.details->>'machine' FROM msgweb.session s WHERE s.id <> %(own)s AND NOT EXISTS (
     SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.classid = %(lock)s AND l.objid = s.id::oid
     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
 """
@@ -63,6 +65,18 @@ DELETE FROM msgweb.message m USING used
 WHERE m.session IS NULL AND m.destination = used.destination
   AND NOT EXISTS (SELECT FROM msgweb.destination d WHERE d.id = used.destination)
 """
+
+
+def _machine() -> str:
+    """What processes have in common that see each other's process ids: the boot, and the namespace of the ids. Empty
+    where that cannot be told."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+MACHINE = _machine()
 
 
 class SessionKeeper:
@@ -177,13 +191,16 @@ class SessionKeeper:
         cursor = await connection.execute(
             "INSERT INTO msgweb.session (kind, host, pid, process, details, expires_at)"
             " VALUES (%s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-            [self._kind, socket.gethostname(), os.getpid(), self._process, Jsonb(self._details()), self._lease],
+            [self._kind, socket.gethostname(), os.getpid(), self._process, self._described(), self._lease],
         )
         row = await cursor.fetchone()
         assert row is not None
         await connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, row[0]])
         await connection.execute("SELECT pg_notify('msgweb_session', '')")
         self.session = SessionId(row[0])  # last: from here to the voiding of what was held nothing may be awaited
+
+    def _described(self) -> Jsonb:
+        return Jsonb({**self._details(), "machine": MACHINE})
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed or self._connection.broken:
@@ -261,7 +278,7 @@ class SessionKeeper:
                 "UPDATE msgweb.session SET seen_at = clock_timestamp(), details = %s,"
                 " expires_at = clock_timestamp() + make_interval(secs => %s) WHERE id = %s"
                 " RETURNING (SELECT count(*) FROM msgweb.session)",
-                [Jsonb(self._details()), self._lease, self.session],
+                [self._described(), self._lease, self.session],
             )
             row = await cursor.fetchone()
             if row is None:
@@ -299,9 +316,13 @@ class SessionKeeper:
 
     async def _bury(self, connection: psycopg.AsyncConnection[Any], now: float) -> None:
         cursor = await connection.execute(_LOCKLESS, {"own": self.session, "lock": LOCK_CLASS})
-        lockless = {row[0] for row in await cursor.fetchall()}
-        self._lockless = {one: self._lockless.get(one, now) for one in lockless}
-        dead = [one for one, since in self._lockless.items() if now - since >= LOCK_GRACE]
+        lockless = await cursor.fetchall()
+        self._lockless = {one: self._lockless.get(one, now) for one, _, _ in lockless}
+        dead = [
+            one
+            for one, pid, machine in lockless
+            if now - self._lockless[one] >= LOCK_GRACE or (machine == MACHINE != "" and not _runs(pid))
+        ]
         cursor = await connection.execute("SELECT msgweb.bury_sessions(%s::int4[])", [dead])
         for (buried,) in await cursor.fetchall():
             logger.warning("session %s is dead; what it held is ready again", buried)
@@ -315,3 +336,13 @@ class SessionKeeper:
             "DELETE FROM msgweb.batch b WHERE b.at < now() - interval '1 hour'"
             " AND NOT EXISTS (SELECT FROM msgweb.session s WHERE s.id = b.session)"
         )
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
