@@ -1,10 +1,12 @@
-"""A database that cannot: full, read-only, too old, without permission. A clear error, and it goes on by
-itself when the database does."""
+"""A database that cannot: full, read-only, crowded, too old, without permission.
+
+A clear error, and it goes on by itself when the database does.
+"""
 
 import asyncio
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psycopg
 import pytest
@@ -51,6 +53,28 @@ def read_only(connection: psycopg.Connection) -> Iterator[None]:
         end_connections(connection)
 
 
+@contextmanager
+def crowded(connection: psycopg.Connection) -> Iterator[None]:
+    """Too many clients: the engine's connections end, and others take their places."""
+    with ExitStack() as stack:
+
+        def crowd() -> None:
+            try:
+                while True:
+                    stack.enter_context(psycopg.connect(connection.info.dsn))
+            except psycopg.OperationalError as error:
+                assert "too many clients" in str(error)
+
+        crowd()
+        while connection.execute(OURS).fetchone() != (0,):
+            end_connections(connection)
+            crowd()
+        yield
+
+
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'msgweb%%' AND datname = current_database()"
+
+
 def end_connections(connection: psycopg.Connection) -> None:
     connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -58,7 +82,7 @@ def end_connections(connection: psycopg.Connection) -> None:
     )
 
 
-@pytest.mark.parametrize(("trouble", "refuses"), [(full, True), (read_only, False)])
+@pytest.mark.parametrize(("trouble", "refuses"), [(full, True), (read_only, False), (crowded, False)])
 def test_the_engine_says_so_and_goes_on_when_the_database_does(
     conninfo, trouble: Callable[[psycopg.Connection], object], refuses: bool
 ) -> None:
