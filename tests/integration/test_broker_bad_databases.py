@@ -59,11 +59,9 @@ def crowded(connection: psycopg.Connection) -> Iterator[None]:
     with ExitStack() as stack:
 
         def crowd() -> None:
-            try:
+            with pytest.raises(psycopg.OperationalError, match="too many clients"):
                 while True:
                     stack.enter_context(psycopg.connect(connection.info.dsn))
-            except psycopg.OperationalError as error:
-                assert "too many clients" in str(error)
 
         crowd()
         while connection.execute(OURS).fetchone() != (0,):
