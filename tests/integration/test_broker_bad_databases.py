@@ -59,9 +59,11 @@ def crowded(connection: psycopg.Connection) -> Iterator[None]:
     with ExitStack() as stack:
 
         def crowd() -> None:
-            with pytest.raises(psycopg.OperationalError, match="too many clients"):
-                while True:
+            while True:
+                try:
                     stack.enter_context(psycopg.connect(connection.info.dsn))
+                except psycopg.OperationalError:
+                    return
 
         crowd()
         while connection.execute(OURS).fetchone() != (0,):
