@@ -78,7 +78,7 @@ def secured(running: RunningGateway, context: ssl.SSLContext, port: int | None =
 
 
 def is_turned_away(client: WireClient) -> bool:
-    """Whether nothing is answered to a log-in. In TLS 1.3 the client's handshake ends before the server has judged it."""
+    """Whether nothing answers a log-in. In TLS 1.3 the client's handshake ends before the server has judged it."""
     try:
         client.write(LOGIN)
         return client.socket.recv(100) == b""
