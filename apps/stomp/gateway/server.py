@@ -1,6 +1,7 @@
 """The listening side: many connections, one engine."""
 
 import asyncio
+import itertools
 import logging
 import secrets
 from collections.abc import Awaitable
@@ -49,7 +50,9 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.connections: set[ClientConnection] = set()
-        prefix = f"t{secrets.token_hex(4)}-"
+        name = secrets.token_hex(4)
+        self._sessions = (f"session-{name}-{number}" for number in itertools.count(1))
+        prefix = f"t{name}-"
         self.topic_prefix = prefix.encode()
         self.topic_frames = TopicFrames(prefix)
         self._acceptors: list[Acceptor] = []
@@ -108,6 +111,10 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=1)
         for task in self._tasks:
             task.cancel()
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""
