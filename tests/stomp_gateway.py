@@ -6,7 +6,7 @@ import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
@@ -14,7 +14,7 @@ import uvloop
 
 from apps.broker.postgres import PostgresEngine
 from apps.stomp.gateway.options import GatewayOptions
-from apps.stomp.gateway.ports import Principal, TaskPort
+from apps.stomp.gateway.ports import SAME_MACHINE, Peer, Principal, TaskPort
 from apps.stomp.gateway.server import Gateway
 from msgweb.errors import AccessRefused
 from tests.installation import Postgres, Template
@@ -29,11 +29,20 @@ OTHER_NAMESPACE = "taoshop.development"
 class OneKey:
     """An `Authenticator` of one login; the real one has tests of its own."""
 
-    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+    async def authenticate(
+        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
+    ) -> Principal:
         """`guest` with the passcode `a:secret`, in the namespace that `host` names, else the default one."""
         if (login, passcode) != ("guest", "a:secret"):
             raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
-        return Principal(login, OTHER_NAMESPACE if host == OTHER_NAMESPACE else NAMESPACE)
+        return Principal("guest", OTHER_NAMESPACE if host == OTHER_NAMESPACE else NAMESPACE)
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """Nothing changes."""
+        return {principal: principal for principal in principals}
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 class Frame(NamedTuple):

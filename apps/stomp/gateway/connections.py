@@ -24,7 +24,7 @@ from apps.stomp.gateway.destinations import (
     written,
 )
 from apps.stomp.gateway.errors import BeatMissed, LoginTimeout, NotSupported, TooMany
-from apps.stomp.gateway.ports import Principal
+from apps.stomp.gateway.ports import Peer, Principal
 from apps.stomp.gateway.receipts import Effect, Receipts
 from apps.stomp.gateway.subscriptions import ClientSubscription
 from apps.stomp.gateway.transactions import Transaction
@@ -123,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
         self._sent = 0
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed by the client"
-        self._peer = ""
+        self._peer = self._address = ""
         self.principal: Principal | None = None
         self.version = "1.0"
         self.held: dict[MessageId, ClientSubscription] = {}
@@ -138,6 +138,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._opened = self._loop.time()
         peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if isinstance(peer, tuple) and peer else ""
         self._peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) and len(peer) > 1 else "local"
         self._transport.set_write_buffer_limits(high=self._options.write_buffer)
         tcp = transport.get_extra_info("socket")
@@ -297,9 +298,9 @@ class ClientConnection(asyncio.Protocol):
         try:
             if not self._engine.healthy:
                 raise Unavailable("the database is away; try again")
-            if event.login is None or event.passcode is None:
-                raise AccessRefused("a login and a passcode are needed")
-            principal = await self._gateway.authenticator.authenticate(event.login, event.passcode, event.host)
+            principal = await self._gateway.authenticator.authenticate(
+                event.login, event.passcode, event.host, Peer(self._address)
+            )
         except MsgwebError as error:
             self._fail(error)
             return

@@ -1,7 +1,11 @@
 """What the gateway needs of others, besides the Engine."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+from apps.accounts.permissions import EVERYTHING, Access
+from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,26 +14,69 @@ class Principal:
 
     Attributes:
         login: for the log and as the asker of jobs.
+        access: what it may do.
+        limits: what it may use at once, of all its connections.
+        identity: by which it is looked at again when access changes; None: it stays as it is.
     """
 
     login: str
     namespace: str
+    access: Access = EVERYTHING
+    limits: KeyLimits = NO_LIMITS
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """From where a client comes, and what the listener that it came to says about log-ins.
+
+    Attributes:
+        address: its IP address, without the port; empty: a socket of this machine.
+        certificate: what TLS has verified, as `ssl.SSLSocket.getpeercert` gives it; None: none was shown.
+        certificates: the listener takes a certificate for a log-in where no login is given.
+        anonymous: the listener lets clients of this machine in without a log-in, to everything in this namespace.
+        namespace: the listener's, for who has no default of their own.
+    """
+
+    address: str = ""
+    certificate: Mapping[str, Any] | None = None
+    certificates: bool = False
+    anonymous: str | None = None
+    namespace: str | None = None
+
+
+SAME_MACHINE = Peer()
 
 
 class Authenticator(Protocol):
     """Who checks logins."""
 
-    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+    async def authenticate(
+        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
+    ) -> Principal:
         """The principal of these credentials.
 
         Args:
+            login, passcode: None or both empty: not given; then a certificate counts, where the listener takes it.
             host: what CONNECT called the virtual host. A namespace's name, if it is one; clients send the TCP host's
                 name by default, so anything else means the default namespace of the credentials.
+            peer: where they come from.
 
         Raises:
             AccessRefused: unknown or revoked credentials, or a namespace that they do not open.
+            LimitExceeded: too many log-ins from there have failed.
             Unavailable: the database is away.
         """
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """What they may do now; those whose log-in is gone, or their namespace closed to them, are left out.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+
+    def forget(self) -> None:
+        """Something about access has changed: nothing that is remembered of it counts any more."""
 
 
 class TaskPort(Protocol):

@@ -18,7 +18,7 @@ from django.db import connections
 
 from apps.broker.postgres import PostgresEngine
 from apps.jobs.stomp_port import JobsTaskPort
-from apps.stomp.gateway.access import KeyAuthenticator
+from apps.stomp.gateway.access import AccountAuthenticator
 from apps.stomp.gateway.processes import Processes
 from apps.stomp.gateway.server import Gateway
 from msgweb.database import conninfo_of
@@ -104,7 +104,7 @@ async def _serve(
         lease_seconds=settings.MSGWEB_LEASE_SECONDS,
         details={"listen": str(place)},
     )
-    authenticator = KeyAuthenticator()
+    authenticator = AccountAuthenticator()
     await engine.start()
     try:
         gateway = Gateway(engine, authenticator, JobsTaskPort())
