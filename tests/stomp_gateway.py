@@ -14,7 +14,7 @@ import uvloop
 
 from apps.broker.postgres import PostgresEngine
 from apps.stomp.gateway.options import GatewayOptions
-from apps.stomp.gateway.ports import SAME_MACHINE, Peer, Principal, TaskPort
+from apps.stomp.gateway.ports import Credentials, Principal, TaskPort
 from apps.stomp.gateway.server import Gateway
 from msgweb.errors import AccessRefused
 from tests.installation import Postgres, Template
@@ -29,13 +29,16 @@ OTHER_NAMESPACE = "taoshop.development"
 class OneKey:
     """An `Authenticator` of one login; the real one has tests of its own."""
 
-    async def authenticate(
-        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
-    ) -> Principal:
+    def __init__(self) -> None:
+        self.shown: list[Credentials] = []
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """`guest` with the passcode `a:secret`, in the namespace that `host` names, else the default one."""
-        if (login, passcode) != ("guest", "a:secret"):
+        self.shown.append(credentials)
+        if (credentials.login, credentials.passcode) != ("guest", "a:secret"):
             raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
-        return Principal("guest", OTHER_NAMESPACE if host == OTHER_NAMESPACE else NAMESPACE)
+        default = credentials.namespace or NAMESPACE
+        return Principal("guest", OTHER_NAMESPACE if credentials.host == OTHER_NAMESPACE else default)
 
     async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
         """Nothing changes."""

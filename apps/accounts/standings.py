@@ -18,6 +18,9 @@ from apps.accounts.errors import LoginRefused
 from apps.accounts.models import WRONG, AccessKey, ClientCertificate, Permission
 from apps.accounts.permissions import EVERYTHING, Access, Rule, Verb
 
+#: The proof of those who come in without one, because a listener says so.
+UNPROVEN = "none"
+
 #: Django's permission with which a person may ask for any job in the console and the API: here too, and to send.
 SEND_ANYWHERE = "jobs.add_job"
 
@@ -26,10 +29,10 @@ class Identity(NamedTuple):
     """Whom a log-in is about, and what they proved.
 
     Attributes:
-        proof: a digest of the stored hash that their secret had; or the name in their certificate.
+        proof: a digest of the stored hash that their secret had; or the name in their certificate; or UNPROVEN.
     """
 
-    kind: Literal["key", "user", "anonymous"]
+    kind: Literal["key", "user"]
     id: int
     proof: str
 
@@ -113,6 +116,22 @@ def log_in_by_certificate(names: Collection[str]) -> Standing:
     return standing
 
 
+def log_in_by_name(name: str) -> Standing:
+    """As the key or the person of that name, without a proof: for clients that a listener lets in without a log-in.
+
+    Raises:
+        LoginRefused: there is none, or it was revoked or deactivated.
+    """
+    found = "\0" not in name and (
+        [Identity("key", id, UNPROVEN) for id in AccessKey.objects.filter(login=name).values_list("id", flat=True)]
+        or [Identity("user", id, UNPROVEN) for id in User.objects.filter(username=name).values_list("id", flat=True)]
+    )
+    standing = standings(found[:1]).get(found[0]) if found else None
+    if standing is None:
+        raise LoginRefused(f"nobody is called {name!r}, whom clients without a log-in are here")
+    return standing
+
+
 def standings(identities: Iterable[Identity]) -> dict[Identity, Standing]:
     """What they may do now; those whose log-in is gone are left out."""
     wanted = set(identities)
@@ -187,7 +206,7 @@ def _certificates_of(user: Any) -> "QuerySet[ClientCertificate]":
 
 
 def _proofs(stored: str, certificates: "Iterable[ClientCertificate]") -> set[str]:
-    return {_digest(stored), *(_by_certificate(certificate.name) for certificate in certificates)}
+    return {UNPROVEN, _digest(stored), *(_by_certificate(certificate.name) for certificate in certificates)}
 
 
 def _by_certificate(name: str) -> str:

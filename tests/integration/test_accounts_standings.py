@@ -19,6 +19,7 @@ from apps.accounts.standings import (
     Standing,
     log_in_by_certificate,
     log_in_by_key,
+    log_in_by_name,
     log_in_by_password,
     standings,
 )
@@ -203,6 +204,24 @@ def test_who_came_by_a_certificate_stands_as_long_as_it_and_the_key_do(issued: t
     assert still(standing.identity) is None
     with pytest.raises(LoginRefused):
         log_in_by_certificate(["shop-7.example"])
+
+
+# -- those who show nothing
+
+
+def test_who_shows_nothing_is_the_key_or_the_person_that_the_listener_names(
+    issued: tuple[AccessKey, str], ada: User
+) -> None:
+    standing = log_in_by_name(issued[0].login)
+    assert standing.access == enter(issued).access
+    assert log_in_by_name("ada").login == "ada"
+    for name in ("nobody", "", "nul\0"):
+        with pytest.raises(LoginRefused):
+            log_in_by_name(name)
+    AccessKey.objects.update(revoked_at=timezone.now())
+    assert still(standing.identity) is None
+    with pytest.raises(LoginRefused):
+        log_in_by_name(issued[0].login)
 
 
 # -- permissions as rows

@@ -8,7 +8,7 @@ import pytest
 
 from apps.accounts.permissions import Access
 from apps.stomp.gateway.access_watch import AccessWatch
-from apps.stomp.gateway.ports import SAME_MACHINE, Peer, Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import Unavailable
 from tests.stomp_gateway import stomp_database
 
@@ -33,9 +33,7 @@ class World:
         self.looked = asyncio.Event()
         self.heard: asyncio.Queue[Mapping[Principal, Principal | None]] = asyncio.Queue()
 
-    async def authenticate(
-        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
-    ) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         raise NotImplementedError
 
     async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:

@@ -18,7 +18,7 @@ from apps.stomp.gateway.access import (
     is_loopback,
     names_of,
 )
-from apps.stomp.gateway.ports import Peer, Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused
 
 KEY = Identity("key", 1, "hash of pass")
@@ -59,6 +59,11 @@ class Book:
             raise LoginRefused("no")
         return self.standing(KEY)
 
+    def by_name(self, name: str) -> Standing:
+        if name != "me":
+            raise LoginRefused("no")
+        return self.standing(KEY)
+
     def standings(self, identities: Iterable[Identity]) -> dict[Identity, Standing]:
         self.asked.append("standings")
         return {identity: self.standing(identity) for identity in identities if identity not in self.gone}
@@ -74,6 +79,7 @@ def with_book(work: Callable[[AccountAuthenticator, Book], Awaitable[None]]) -> 
             book.by_key,
             book.by_password,
             book.by_certificate,
+            book.by_name,
             book.standings,
             lambda name: name in ("a.default", "a.one", "a.closed"),
         )
@@ -93,24 +99,24 @@ def me(book: Book, namespace: str = "a.default") -> Principal:
 def test_a_good_key_is_remembered_for_some_seconds() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
         for _ in range(3):
-            assert await authenticator.authenticate("me", "pass", None) == me(book)
+            assert await authenticator.authenticate(Credentials("me", "pass", None)) == me(book)
         assert book.asked == ["key me"]
         book.gone.add(KEY)
         book.now = MEMORY_SECONDS - 0.1
-        await authenticator.authenticate("me", "pass", None)
+        await authenticator.authenticate(Credentials("me", "pass", None))
         book.now = MEMORY_SECONDS + 0.1
         with pytest.raises(AccessRefused):
-            await authenticator.authenticate("me", "pass", None)
+            await authenticator.authenticate(Credentials("me", "pass", None))
 
     with_book(work)
 
 
 def test_a_change_of_access_ends_the_memory_at_once() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        await authenticator.authenticate("me", "pass", None)
+        await authenticator.authenticate(Credentials("me", "pass", None))
         book.access = Access(frozenset({"a.default"}), ())
         authenticator.forget()
-        assert (await authenticator.authenticate("me", "pass", None)).access == book.access
+        assert (await authenticator.authenticate(Credentials("me", "pass", None))).access == book.access
 
     with_book(work)
 
@@ -118,13 +124,13 @@ def test_a_change_of_access_ends_the_memory_at_once() -> None:
 def test_what_was_asked_before_a_change_is_not_remembered_after_it() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
         book.open.clear()
-        asking = asyncio.ensure_future(authenticator.authenticate("me", "pass", None))
+        asking = asyncio.ensure_future(authenticator.authenticate(Credentials("me", "pass", None)))
         while not book.asked:
             await asyncio.sleep(0)
         authenticator.forget()
         book.open.set()
         await asking
-        await authenticator.authenticate("me", "pass", None)
+        await authenticator.authenticate(Credentials("me", "pass", None))
         assert len(book.asked) == 2
 
     with_book(work)
@@ -132,11 +138,11 @@ def test_what_was_asked_before_a_change_is_not_remembered_after_it() -> None:
 
 def test_each_host_is_remembered_by_itself() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        assert (await authenticator.authenticate("me", "pass", "a.one")).namespace == "a.one"
-        assert (await authenticator.authenticate("me", "pass", None)).namespace == "a.default"
-        assert (await authenticator.authenticate("me", "pass", "localhost")).namespace == "a.default"
+        assert (await authenticator.authenticate(Credentials("me", "pass", "a.one"))).namespace == "a.one"
+        assert (await authenticator.authenticate(Credentials("me", "pass", None))).namespace == "a.default"
+        assert (await authenticator.authenticate(Credentials("me", "pass", "localhost"))).namespace == "a.default"
         with pytest.raises(AccessRefused, match=r"a\.closed"):
-            await authenticator.authenticate("me", "pass", "a.closed")
+            await authenticator.authenticate(Credentials("me", "pass", "a.closed"))
         assert authenticator.failures.failed == 0, "the credentials were right"
 
     with_book(work)
@@ -147,10 +153,10 @@ def test_a_listener_says_where_those_are_who_have_no_place_of_their_own() -> Non
         everywhere = Standing(USER, "ada", None, EVERYTHING)
         book.standing = lambda identity: everywhere  # type: ignore[method-assign]
         with pytest.raises(AccessRefused, match="host"):
-            await authenticator.authenticate("ada", "word", None)
-        principal = await authenticator.authenticate("ada", "word", None, Peer(namespace="a.one"))
+            await authenticator.authenticate(Credentials("ada", "word", None))
+        principal = await authenticator.authenticate(Credentials("ada", "word", None, namespace="a.one"))
         assert principal.namespace == "a.one"
-        assert (await authenticator.authenticate("ada", "word", "a.closed")).namespace == "a.closed"
+        assert (await authenticator.authenticate(Credentials("ada", "word", "a.closed"))).namespace == "a.closed"
 
     with_book(work)
 
@@ -159,7 +165,7 @@ def test_a_refusal_is_not_remembered() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
         for _ in range(2):
             with pytest.raises(AccessRefused):
-                await authenticator.authenticate("me", "wrong", None)
+                await authenticator.authenticate(Credentials("me", "wrong", None))
         assert len(book.asked) == 2
 
     with_book(work)
@@ -168,7 +174,7 @@ def test_a_refusal_is_not_remembered() -> None:
 def test_many_that_log_in_alike_at_once_ask_once_and_one_that_goes_away_takes_nobody_along() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
         book.open.clear()
-        askers = [asyncio.ensure_future(authenticator.authenticate("me", "pass", None)) for _ in range(50)]
+        askers = [asyncio.ensure_future(authenticator.authenticate(Credentials("me", "pass", None))) for _ in range(50)]
         await asyncio.sleep(0)
         askers[0].cancel()
         await asyncio.sleep(0)
@@ -182,14 +188,14 @@ def test_many_that_log_in_alike_at_once_ask_once_and_one_that_goes_away_takes_no
 
 def test_a_password_pays_its_hash_once_and_is_then_only_looked_at() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        await authenticator.authenticate("ada", "word", None)
+        await authenticator.authenticate(Credentials("ada", "word", None))
         assert book.asked == ["key ada", "password ada"]
         for turn in range(1, 6):
             book.now = turn * (MEMORY_SECONDS + 1)
-            await authenticator.authenticate("ada", "word", None)
+            await authenticator.authenticate(Credentials("ada", "word", None))
         assert book.asked[2:] == ["standings"] * 5
         book.now = PROVEN_SECONDS + 1
-        await authenticator.authenticate("ada", "word", None)
+        await authenticator.authenticate(Credentials("ada", "word", None))
         assert book.asked[-1] == "password ada"
 
     with_book(work)
@@ -197,13 +203,13 @@ def test_a_password_pays_its_hash_once_and_is_then_only_looked_at() -> None:
 
 def test_a_changed_password_counts_no_more() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        await authenticator.authenticate("ada", "word", None)
+        await authenticator.authenticate(Credentials("ada", "word", None))
         book.gone.add(USER)
         authenticator.forget()
         with pytest.raises(LoginRefused):
-            await authenticator.authenticate("ada", "word", None)
+            await authenticator.authenticate(Credentials("ada", "word", None))
         with pytest.raises(LoginRefused):
-            await authenticator.authenticate("ada", "word", None)
+            await authenticator.authenticate(Credentials("ada", "word", None))
         assert book.asked[-1] == "password ada"
 
     with_book(work)
@@ -221,12 +227,12 @@ def test_hashes_of_one_address_do_not_hold_up_another_nor_keys() -> None:
 
         authenticator._accounts = authenticator._accounts._replace(by_password=slow)
         guesses = [
-            asyncio.ensure_future(authenticator.authenticate("guess", f"{number}", None, Peer(ADDRESS)))
+            asyncio.ensure_future(authenticator.authenticate(Credentials("guess", f"{number}", peer=ADDRESS)))
             for number in range(HASHES_WAITING + 5)
         ]
-        elsewhere = Peer("192.0.2.2")
-        assert (await authenticator.authenticate("ada", "word", None, elsewhere)).login == "ada"
-        assert (await authenticator.authenticate("me", "pass", None, Peer(ADDRESS))).login == "me"
+        elsewhere = Credentials("ada", "word", peer="192.0.2.2")
+        assert (await authenticator.authenticate(elsewhere)).login == "ada"
+        assert (await authenticator.authenticate(Credentials("me", "pass", peer=ADDRESS))).login == "me"
         first.set()
         answers = await asyncio.gather(*guesses, return_exceptions=True)
         assert sum(isinstance(answer, TooManyFailures) for answer in answers) == 5
@@ -243,15 +249,15 @@ def test_who_fails_often_waits_but_not_who_was_right_before_and_not_those_elsewh
             slept.append(seconds)
 
         authenticator.failures._sleep = sleep
-        await authenticator.authenticate("me", "pass", None, Peer(ADDRESS))
+        await authenticator.authenticate(Credentials("me", "pass", peer=ADDRESS))
         for number in range(6):
             with pytest.raises(LoginRefused):
-                await authenticator.authenticate("me", f"guess {number}", None, Peer(ADDRESS))
+                await authenticator.authenticate(Credentials("me", f"guess {number}", peer=ADDRESS))
         assert slept == [0.25, 0.5, 1.0]
         count = len(slept)
         book.now = MEMORY_SECONDS + 1
-        await authenticator.authenticate("me", "pass", None, Peer(ADDRESS))
-        await authenticator.authenticate("ada", "word", None, Peer("192.0.2.2"))
+        await authenticator.authenticate(Credentials("me", "pass", peer=ADDRESS))
+        await authenticator.authenticate(Credentials("ada", "word", peer="192.0.2.2"))
         assert len(slept) == count
         assert authenticator.failures.failed == 6
 
@@ -264,26 +270,28 @@ CERTIFICATE = {
 }
 
 
-def test_a_certificate_logs_in_where_the_listener_takes_it_and_no_login_is_given() -> None:
+def test_a_certificate_logs_in_where_no_login_is_given() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        taken = Peer(ADDRESS, CERTIFICATE, certificates=True)
         for nothing in (None, ""):
-            assert (await authenticator.authenticate(nothing, nothing, None, taken)).login == "me"
-        for refused in (Peer(ADDRESS, CERTIFICATE), Peer(ADDRESS, None, certificates=True)):
+            shown = Credentials(nothing, nothing, peer=ADDRESS, certificate=CERTIFICATE)
+            assert (await authenticator.authenticate(shown)).login == "me"
+        for refused in (
+            Credentials(None, None, peer=ADDRESS),
+            Credentials(None, None, peer=ADDRESS, certificate={"subject": ()}),
+            Credentials("me", "wrong", peer=ADDRESS, certificate=CERTIFICATE),
+        ):
             with pytest.raises(AccessRefused):
-                await authenticator.authenticate(None, None, None, refused)
-        with pytest.raises(AccessRefused):
-            await authenticator.authenticate("me", "wrong", None, taken)
+                await authenticator.authenticate(refused)
 
     with_book(work)
 
 
 def test_a_login_that_reads_like_a_certificate_is_none() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        await authenticator.authenticate(None, None, None, Peer(ADDRESS, CERTIFICATE, certificates=True))
+        await authenticator.authenticate(Credentials(None, None, certificate=CERTIFICATE))
         for login in ("shop-7.example", repr(names_of(CERTIFICATE)), "\0".join(names_of(CERTIFICATE))):
             with pytest.raises(LoginRefused):
-                await authenticator.authenticate(login, "", None, Peer(ADDRESS))
+                await authenticator.authenticate(Credentials(login, "", peer=ADDRESS))
 
     with_book(work)
 
@@ -313,26 +321,28 @@ def test_nobody_comes_in_without_a_name_but_where_the_listener_says_so_and_from_
     assert is_loopback(address) == here
 
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        open_ = Peer(address, anonymous="a.open")
+        unnamed = Credentials(None, None, "localhost", peer=address, anonymous="me")
         if here:
-            principal = await authenticator.authenticate(None, None, "localhost", open_)
-            assert (principal.login, principal.namespace) == ("anonymous", "a.open")
-            assert principal.access == Access(frozenset({"a.open"}))
+            assert await authenticator.authenticate(unnamed) == me(book)
         else:
             with pytest.raises(AccessRefused):
-                await authenticator.authenticate(None, None, None, open_)
-        with pytest.raises(AccessRefused):
-            await authenticator.authenticate(None, None, None, Peer(address))
-        with pytest.raises(AccessRefused):
-            await authenticator.authenticate("me", "wrong", None, open_)
+                await authenticator.authenticate(unnamed)
+        for refused in (
+            Credentials(None, None, peer=address),
+            Credentials("me", "wrong", peer=address, anonymous="me"),
+            Credentials("me", None, peer=address, anonymous="me"),
+            Credentials(None, None, peer="127.0.0.1", anonymous="nobody"),
+        ):
+            with pytest.raises(AccessRefused):
+                await authenticator.authenticate(refused)
 
     with_book(work)
 
 
 def test_looking_again_tells_what_has_changed_and_who_is_gone() -> None:
     async def work(authenticator: AccountAuthenticator, book: Book) -> None:
-        key = await authenticator.authenticate("me", "pass", "a.one")
-        user = await authenticator.authenticate("ada", "word", None)
+        key = await authenticator.authenticate(Credentials("me", "pass", "a.one"))
+        user = await authenticator.authenticate(Credentials("ada", "word", None))
         fixed = Principal("anonymous", "a.open")
         assert await authenticator.look_again([key, user, fixed]) == {key: key, user: user, fixed: fixed}
         book.gone.add(USER)

@@ -14,17 +14,17 @@ from django.db import Error, close_old_connections
 
 from apps.accounts.errors import LoginRefused, TooManyFailures
 from apps.accounts.models import Namespace
-from apps.accounts.permissions import Access
 from apps.accounts.standings import (
     Identity,
     Standing,
     log_in_by_certificate,
     log_in_by_key,
+    log_in_by_name,
     log_in_by_password,
     standings,
 )
 from apps.stomp.gateway.login_failures import LoginFailures, network_of
-from apps.stomp.gateway.ports import SAME_MACHINE, Peer, Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused, Unavailable
 
 MEMORY_SECONDS = 5.0  # so long a log-in is believed without asking the database
@@ -47,6 +47,7 @@ class Accounts(NamedTuple):
     by_key: Callable[[str, str], Standing | None] = log_in_by_key
     by_password: Callable[[str, str], Standing] = log_in_by_password
     by_certificate: Callable[[list[str]], Standing] = log_in_by_certificate
+    by_name: Callable[[str], Standing] = log_in_by_name
     standings: Callable[[Iterable[Identity]], dict[Identity, Standing]] = standings
     namespace_exists: Callable[[str], bool] = lambda name: Namespace.objects.filter(name=name).exists()
 
@@ -56,7 +57,10 @@ class Shown(NamedTuple):
 
     kind: str
     login: str
-    secret: str
+    secret: str = ""
+
+
+Prove = Callable[[Credentials], Awaitable[Standing]]
 
 
 class _Lane:
@@ -95,21 +99,21 @@ class AccountAuthenticator:
         self._changes = 0
         self.failures = LoginFailures(self._clock)
 
-    async def authenticate(
-        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
-    ) -> Principal:
-        """See `ports.Authenticator`."""
+    async def authenticate(self, credentials: Credentials) -> Principal:
+        """See `ports.Authenticator`. A login and a passcode come before a certificate, and that before no name at all.
+
+        No name at all is taken from this machine only, wherever the listener listens.
+        """
+        login, passcode = credentials.login, credentials.passcode
         if not login and not passcode:
-            if peer.certificates and peer.certificate:
-                names = names_of(peer.certificate)
-                shown = Shown("certificate", repr(names), "")
-                return await self._remembered(shown, host, peer, partial(self._by_certificate, names))
-            if peer.anonymous is not None and is_loopback(peer.address):
-                return Principal("anonymous", peer.anonymous, Access(frozenset({peer.anonymous})))
+            if credentials.certificate:
+                names = names_of(credentials.certificate)
+                return await self._remembered(Shown("certificate", repr(names)), credentials, self._by_certificate)
+            if credentials.anonymous and is_loopback(credentials.peer):
+                return await self._remembered(Shown("name", credentials.anonymous), credentials, self._by_name)
         if login is None or passcode is None:
             raise AccessRefused("a login and a passcode are needed")
-        shown = Shown("passcode", login, passcode)
-        return await self._remembered(shown, host, peer, partial(self._by_secret, login, passcode))
+        return await self._remembered(Shown("passcode", login, passcode), credentials, self._by_secret)
 
     async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
         """See `ports.Authenticator`."""
@@ -134,29 +138,27 @@ class AccountAuthenticator:
         for threads in (self._threads, self._hash_threads):
             threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _remembered(
-        self, shown: Shown, host: str | None, peer: Peer, prove: Callable[[Peer], Awaitable[Standing]]
-    ) -> Principal:
+    async def _remembered(self, shown: Shown, credentials: Credentials, prove: Prove) -> Principal:
         # Keyed digests, so that no passcode stays in memory, nor what it could be found from by trying.
-        credentials = self._digest(*shown)
-        key = self._digest(*shown, host or "", peer.namespace or "")
+        secret = self._digest(*shown)
+        key = self._digest(*shown, credentials.host or "", credentials.namespace or "")
         known = self._known.get(key)
         if known is not None and known[0] > self._clock():
             return known[1]
-        proven = self._proven.get(credentials)
+        proven = self._proven.get(secret)
         identity = proven[1] if proven is not None and proven[0] > self._clock() else None
         if identity is None:
-            await self.failures.wait(peer.address)
-        flight = (key, network_of(peer.address))
+            await self.failures.wait(credentials.peer)
+        flight = (key, network_of(credentials.peer))
         asking = self._asking.get(flight)
         if asking is None:
-            asking = self._loop.create_task(self._ask(key, credentials, identity, host, peer, prove))
+            asking = self._loop.create_task(self._ask(key, secret, identity, credentials, prove))
             self._asking[flight] = asking
             asking.add_done_callback(partial(self._asked, flight))
         try:
             return await asyncio.shield(asking)  # one asker that goes away does not take the others along
         except LoginRefused:
-            self.failures.note(peer.address, shown.login)
+            self.failures.note(credentials.peer, shown.login)
             raise
 
     def _asked(self, flight: tuple[bytes, str], task: "asyncio.Task[Principal]") -> None:
@@ -165,56 +167,47 @@ class AccountAuthenticator:
             task.exception()  # all askers may have gone away
 
     async def _ask(
-        self,
-        key: bytes,
-        credentials: bytes,
-        identity: Identity | None,
-        host: str | None,
-        peer: Peer,
-        prove: Callable[[Peer], Awaitable[Standing]],
+        self, key: bytes, secret: bytes, identity: Identity | None, credentials: Credentials, prove: Prove
     ) -> Principal:
         changes = self._changes
         if identity is None:
-            standing = await prove(peer)
+            standing = await prove(credentials)
             _make_room(self._proven)
-            self._proven[credentials] = (self._clock() + PROVEN_SECONDS, standing.identity)
+            self._proven[secret] = (self._clock() + PROVEN_SECONDS, standing.identity)
         else:
             found = await self._in_thread(self._threads, lambda: self._accounts.standings([identity]))
             if identity not in found:
-                self._proven.pop(credentials, None)
+                self._proven.pop(secret, None)
                 raise LoginRefused("this log-in was revoked, or its secret was changed")
             standing = found[identity]
-        namespace = await self._namespace(standing, host, peer)
-        principal = _principal(standing, namespace)
+        principal = _principal(standing, await self._namespace(standing, credentials))
         if changes == self._changes:
             _make_room(self._known)
             self._known[key] = (self._clock() + MEMORY_SECONDS, principal)
         return principal
 
-    async def _namespace(self, standing: Standing, host: str | None, peer: Peer) -> str:
-        access, default = standing.access, standing.namespace or peer.namespace
-        if host and host == default and access.enters(host):
-            return host
+    async def _namespace(self, standing: Standing, credentials: Credentials) -> str:
+        access, host = standing.access, credentials.host
+        default = credentials.namespace or standing.namespace
         # Not each word that a client calls its host is a namespace, even where all may be entered.
-        exists = host and "\0" not in host and await self._exists(host)
-        if host and exists:
-            if not access.enters(host):
-                raise AccessRefused(f"these credentials do not open the namespace {host!r}")
-            return host
+        if host and host != default and "\0" not in host and await self._exists(host):
+            default = host
         if default is None:
             raise AccessRefused("say by the header `host` which namespace is meant")
         if not access.enters(default):
-            raise AccessRefused(f"these credentials do not open the namespace {default!r}")
+            port = ", which is this port's" if default == credentials.namespace != host else ""
+            raise AccessRefused(f"these credentials do not open the namespace {default!r}{port}")
         return default
 
     async def _exists(self, host: str) -> bool:
         return await self._in_thread(self._threads, lambda: self._accounts.namespace_exists(host))
 
-    async def _by_secret(self, login: str, passcode: str, peer: Peer) -> Standing:
+    async def _by_secret(self, credentials: Credentials) -> Standing:
+        login, passcode = credentials.login or "", credentials.passcode or ""
         standing = await self._in_thread(self._threads, lambda: self._accounts.by_key(login, passcode))
         if standing is not None:
             return standing
-        network = network_of(peer.address)
+        network = network_of(credentials.peer)
         lane = self._lanes.setdefault(network, _Lane())
         if lane.users >= HASHES_WAITING:
             raise TooManyFailures("too many log-ins by password are under way from this address; try again")
@@ -227,8 +220,13 @@ class AccountAuthenticator:
             if not lane.users:
                 del self._lanes[network]
 
-    async def _by_certificate(self, names: list[str], peer: Peer) -> Standing:
+    async def _by_certificate(self, credentials: Credentials) -> Standing:
+        names = names_of(credentials.certificate or {})
         return await self._in_thread(self._threads, lambda: self._accounts.by_certificate(names))
+
+    async def _by_name(self, credentials: Credentials) -> Standing:
+        name = credentials.anonymous or ""
+        return await self._in_thread(self._threads, lambda: self._accounts.by_name(name))
 
     async def _in_thread(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
         def safely() -> T:

@@ -24,7 +24,7 @@ from apps.stomp.gateway.destinations import (
     written,
 )
 from apps.stomp.gateway.errors import BeatMissed, LoginTimeout, NotSupported, TooMany
-from apps.stomp.gateway.ports import Peer, Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from apps.stomp.gateway.receipts import Effect, Receipts
 from apps.stomp.gateway.subscriptions import ClientSubscription
 from apps.stomp.gateway.transactions import Transaction
@@ -298,9 +298,8 @@ class ClientConnection(asyncio.Protocol):
         try:
             if not self._engine.healthy:
                 raise Unavailable("the database is away; try again")
-            principal = await self._gateway.authenticator.authenticate(
-                event.login, event.passcode, event.host, Peer(self._address)
-            )
+            credentials = Credentials(event.login, event.passcode, event.host, peer=self._address)
+            principal = await self._gateway.authenticator.authenticate(credentials)
         except MsgwebError as error:
             self._fail(error)
             return

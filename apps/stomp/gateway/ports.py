@@ -1,7 +1,7 @@
 """What the gateway needs of others, besides the Engine."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from apps.accounts.permissions import EVERYTHING, Access
@@ -27,40 +27,33 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """From where a client comes, and what the listener that it came to says about log-ins.
+class Credentials:
+    """What a client shows at log-in.
 
     Attributes:
-        address: its IP address, without the port; empty: a socket of this machine.
-        certificate: what TLS has verified, as `ssl.SSLSocket.getpeercert` gives it; None: none was shown.
-        certificates: the listener takes a certificate for a log-in where no login is given.
-        anonymous: the listener lets clients of this machine in without a log-in, to everything in this namespace.
-        namespace: the listener's, for who has no default of their own.
+        login, passcode: of CONNECT; None where there was none.
+        host: what CONNECT called the virtual host. A namespace's name, if it is one; clients send the TCP host's name
+            by default, so anything else means the default namespace.
+        namespace: the listener's default; None: that of the login.
+        peer: the address of the client's machine, without its port; "" for a local socket.
+        certificate: the client's certificate, as `ssl.SSLSocket.getpeercert` gives it, verified; None without one.
+        anonymous: the login under which the listener lets clients in that show none; None: it does not.
     """
 
-    address: str = ""
-    certificate: Mapping[str, Any] | None = None
-    certificates: bool = False
-    anonymous: str | None = None
+    login: str | None
+    passcode: str | None = field(repr=False)
+    host: str | None = None
     namespace: str | None = None
-
-
-SAME_MACHINE = Peer()
+    peer: str = ""
+    certificate: Mapping[str, Any] | None = None
+    anonymous: str | None = None
 
 
 class Authenticator(Protocol):
     """Who checks logins."""
 
-    async def authenticate(
-        self, login: str | None, passcode: str | None, host: str | None, peer: Peer = SAME_MACHINE
-    ) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """The principal of these credentials.
-
-        Args:
-            login, passcode: None or both empty: not given; then a certificate counts, where the listener takes it.
-            host: what CONNECT called the virtual host. A namespace's name, if it is one; clients send the TCP host's
-                name by default, so anything else means the default namespace of the credentials.
-            peer: where they come from.
 
         Raises:
             AccessRefused: unknown or revoked credentials, or a namespace that they do not open.
