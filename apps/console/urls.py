@@ -4,7 +4,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from apps.console import access_pages, health, job_pages, pages
+from apps.console import access_pages, health, job_pages, pages, queue_pages
 
 app_name = "console"
 
@@ -25,6 +25,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/log.txt", job_pages.job_log, name="job_log"),
     path("jobs/<uuid:job_id>/cancel/", job_pages.cancel, name="job_cancel"),
     path("queues/", pages.queues, name="queues"),
+    path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
     path("workers/", pages.workers, name="workers"),
     path("access/", access_pages.keys, name="access_keys"),

@@ -123,7 +123,7 @@ def test_the_overview_shows_what_there_is(admin: Client, job: Job) -> None:
 def test_queues_are_shown_with_their_figures(admin: Client, namespace: str) -> None:
     for _ in range(3):
         outbox.send(namespace, "/queue/letters", "x")
-    row = re.search(r"<tr>\s*<td class=\"name\">letters.*?</tr>", text(admin, "/queues/"), re.DOTALL)
+    row = re.search(r"<tr>\s*<td class=\"name\"><a [^>]*>letters.*?</tr>", text(admin, "/queues/"), re.DOTALL)
     assert row
     assert ">3</td>" in row[0]
     assert "nobody listens" in row[0]
