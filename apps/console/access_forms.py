@@ -29,8 +29,8 @@ class KeyForm(forms.ModelForm):
             "restricted": "Only what its permissions say",
             "namespaces": "Other namespaces",
             "expires_at": "Expires at (UTC)",
-            "max_sends_per_second": "Messages sent a second",
-            "max_unacked": "Unacknowledged messages",
+            "max_sends_per_second": "Sends a second",
+            "max_unacked": "Unacked messages",
             "max_connections": "Connections",
             "max_subscriptions": "Subscriptions",
         }
