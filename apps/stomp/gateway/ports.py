@@ -1,8 +1,8 @@
 """What the gateway needs of others, besides the Engine."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
@@ -98,3 +98,32 @@ class TaskPort(Protocol):
         self, *, namespace: str, job_id: str, body: bytes, headers: dict[str, str], requested_by: str
     ) -> None:
         """What a foreign worker says about the job that it works on (`job-event: progress | log | result | error`)."""
+
+
+class BrowsedMessage(NamedTuple):
+    """A waiting message as a browser sees it. `headers` are as the engine keeps them."""
+
+    id: int
+    headers: bytes
+    body: bytes
+    deliveries: int
+
+
+class QueuePort(Protocol):
+    """What a client does to a queue beside its messages. Errors are subclasses of MsgwebError."""
+
+    async def declare(self, namespace: str, queue: str, settings: Mapping[str, Any]) -> None:
+        """A queue that has these settings, by the names of `apps.broker.queue_settings`; made if it is missing.
+
+        Raises:
+            SettingsDiffer: it has others.
+            BadSetting: they cannot be.
+            Unavailable: the database is away.
+        """
+
+    def browse(self, namespace: str, queue: str) -> AsyncIterator[Sequence[BrowsedMessage]]:
+        """The messages that are ready now, in the order of delivery, page by page; none is taken.
+
+        Raises:
+            Unavailable: the database is away.
+        """
