@@ -6,11 +6,8 @@ import hashlib
 import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
-
-from django.db import Error, close_old_connections
+from typing import Any, NamedTuple
 
 from apps.accounts.errors import LoginRefused, TooManyFailures
 from apps.accounts.models import Namespace
@@ -23,9 +20,10 @@ from apps.accounts.standings import (
     log_in_by_password,
     standings,
 )
+from apps.stomp.gateway.database_threads import DatabaseThreads
 from apps.stomp.gateway.login_failures import LoginFailures, network_of
 from apps.stomp.gateway.ports import Credentials, Principal
-from msgweb.errors import AccessRefused, Unavailable
+from msgweb.errors import AccessRefused
 
 MEMORY_SECONDS = 5.0  # so long a log-in is believed without asking the database
 PROVEN_SECONDS = (
@@ -37,8 +35,6 @@ THREADS = 4
 # at a time for an address, so that somebody who guesses does not hold up another's log-in.
 HASH_THREADS = 2
 HASHES_WAITING = 20  # for one address
-
-T = TypeVar("T")
 
 
 class Accounts(NamedTuple):
@@ -89,8 +85,8 @@ class AccountAuthenticator:
         self._accounts = accounts or Accounts()
         self._loop = asyncio.get_running_loop()
         self._clock = clock or self._loop.time
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="log-in")
-        self._hash_threads = ThreadPoolExecutor(HASH_THREADS, thread_name_prefix="password")
+        self._threads = DatabaseThreads(THREADS, "log-in")
+        self._hash_threads = DatabaseThreads(HASH_THREADS, "password")
         self._secret = secrets.token_bytes(32)
         self._known: dict[bytes, tuple[float, Principal]] = {}
         self._proven: dict[bytes, tuple[float, Identity]] = {}
@@ -119,7 +115,7 @@ class AccountAuthenticator:
         """See `ports.Authenticator`."""
         asked = list(principals)
         identities = {principal.identity for principal in asked if principal.identity is not None}
-        found = await self._in_thread(self._threads, lambda: self._accounts.standings(identities))
+        found = await self._threads.run(lambda: self._accounts.standings(identities))
         now: dict[Principal, Principal] = {}
         for principal in asked:
             if principal.identity is None:
@@ -134,9 +130,9 @@ class AccountAuthenticator:
         self._known.clear()
 
     def close(self) -> None:
-        """End the threads, and their database connections with them."""
-        for threads in (self._threads, self._hash_threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        """End the threads, and their database connections with them. Waits for what they are at, not for what waits."""
+        self._threads.close()
+        self._hash_threads.close()
 
     async def _remembered(self, shown: Shown, credentials: Credentials, prove: Prove) -> Principal:
         # Keyed digests, so that no passcode stays in memory, nor what it could be found from by trying.
@@ -175,7 +171,7 @@ class AccountAuthenticator:
             _make_room(self._proven)
             self._proven[secret] = (self._clock() + PROVEN_SECONDS, standing.identity)
         else:
-            found = await self._in_thread(self._threads, lambda: self._accounts.standings([identity]))
+            found = await self._threads.run(lambda: self._accounts.standings([identity]))
             if identity not in found:
                 self._proven.pop(secret, None)
                 raise LoginRefused("this log-in was revoked, or its secret was changed")
@@ -200,11 +196,11 @@ class AccountAuthenticator:
         return default
 
     async def _exists(self, host: str) -> bool:
-        return await self._in_thread(self._threads, lambda: self._accounts.namespace_exists(host))
+        return await self._threads.run(lambda: self._accounts.namespace_exists(host))
 
     async def _by_secret(self, credentials: Credentials) -> Standing:
         login, passcode = credentials.login or "", credentials.passcode or ""
-        standing = await self._in_thread(self._threads, lambda: self._accounts.by_key(login, passcode))
+        standing = await self._threads.run(lambda: self._accounts.by_key(login, passcode))
         if standing is not None:
             return standing
         network = network_of(credentials.peer)
@@ -214,7 +210,7 @@ class AccountAuthenticator:
         lane.users += 1
         try:
             async with lane.lock:
-                return await self._in_thread(self._hash_threads, lambda: self._accounts.by_password(login, passcode))
+                return await self._hash_threads.run(lambda: self._accounts.by_password(login, passcode))
         finally:
             lane.users -= 1
             if not lane.users:
@@ -222,23 +218,11 @@ class AccountAuthenticator:
 
     async def _by_certificate(self, credentials: Credentials) -> Standing:
         names = names_of(credentials.certificate or {})
-        return await self._in_thread(self._threads, lambda: self._accounts.by_certificate(names))
+        return await self._threads.run(lambda: self._accounts.by_certificate(names))
 
     async def _by_name(self, credentials: Credentials) -> Standing:
         name = credentials.anonymous or ""
-        return await self._in_thread(self._threads, lambda: self._accounts.by_name(name))
-
-    async def _in_thread(self, threads: ThreadPoolExecutor, call: Callable[[], T]) -> T:
-        def safely() -> T:
-            close_old_connections()  # as Django does before and after a request: drops what is broken or too old
-            try:
-                return call()
-            except Error as error:
-                raise Unavailable("the database is away; try again") from error
-            finally:
-                close_old_connections()
-
-        return await self._loop.run_in_executor(threads, safely)
+        return await self._threads.run(lambda: self._accounts.by_name(name))
 
     def _digest(self, *parts: str) -> bytes:
         return hashlib.blake2b(repr(parts).encode(), key=self._secret, digest_size=32).digest()
