@@ -231,6 +231,10 @@ class RunningGateway:
         self._clients.append(client)
         return client
 
+    def keep(self, *clients: WireClient) -> None:
+        """Close them at the end."""
+        self._clients += clients
+
     def connected(self, version: str = "1.2", **headers: Any) -> WireClient:
         """A client that is logged in."""
         client = self.client()
