@@ -18,6 +18,7 @@ from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
+from apps.stomp.gateway.usage import Usage
 from apps.stomp.protocol import encoder
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
@@ -36,7 +37,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from msgweb import __version__
-from msgweb.errors import MsgwebError, Unavailable
+from msgweb.errors import AccessRefused, MsgwebError, Unavailable
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.server import Gateway
@@ -52,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
 
     Attributes:
         principal: who it is; None before log-in.
+        usage: what its key uses, of all its connections.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
@@ -87,11 +89,12 @@ class ClientConnection(asyncio.Protocol):
         self._half_closed = False  # by the client
         self._lost = False
         self._opened = 0.0
-        self._sent = 0
+        self._sent = self._metered = 0
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed by the client"
         self._peer = peer
         self.principal: Principal | None = None
+        self.usage = Usage()
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -121,6 +124,8 @@ class ClientConnection(asyncio.Protocol):
         if self._beating.expected:
             self._beating.last_read = self.loop.time()
         self._handle(self.core.receive(data))
+        if self._sent != self._metered:
+            self._meter()
         if self.engine.congested and "congestion" not in self._holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
@@ -332,6 +337,11 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._ending:
             return
+        try:
+            self.usage = self._gateway.usages.enter(principal)
+        except MsgwebError as error:
+            self.end(error)
+            return
         self._stop_timer("login")
         self.principal = principal
         self.namespace = principal.namespace
@@ -344,6 +354,39 @@ class ClientConnection(asyncio.Protocol):
             self._handle(self.core.receive(b""))
         finally:
             self.release_hold("log-in")
+            self._meter()
+
+    def access_changed(self, principal: Principal | None) -> None:
+        """What this login may do is another thing now: what was worked out from it is forgotten.
+
+        Args:
+            principal: the same as before but for its access and limits; None: the log-in is gone.
+        """
+        if self._ending or self._refused:
+            return
+        if principal is None:
+            self.end(AccessRefused("this log-in was revoked, or has expired"))
+            return
+        self.principal = principal
+        self.usage.limits = principal.limits
+        self.core.forget_heads()
+        for event in self._later:
+            if type(event) is Send:
+                event.head.plan = None
+        try:
+            self.receiving.check_access()
+        except AccessRefused as error:
+            self.end(error)
+
+    def _meter(self) -> None:
+        """Count what was sent, where the key's sends are limited; the socket is not read while it is over the limit."""
+        sends = self._sent - self._metered
+        if sends and self.usage.limits.sends_per_second is not None:
+            seconds = self.usage.pause_after(sends, self.loop.time())
+            if seconds and not self._ending:
+                self.hold("rate")
+                self._start_timer("rate", seconds, lambda: self.release_hold("rate"))
+        self._metered = self._sent
 
     # -- the end
 
@@ -433,6 +476,13 @@ class ClientConnection(asyncio.Protocol):
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
+        if self._lost or self._ending:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.principal is not None and self.usage.connections:
+            self._gateway.usages.leave(self.principal, self.usage)
+            self.usage = Usage()
 
     def _log(self) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""
@@ -465,10 +515,15 @@ class ClientConnection(asyncio.Protocol):
         return self._gateway.queues
 
     @property
+    def entered(self) -> Principal:
+        """Who it is, after log-in."""
+        assert self.principal is not None, "the core lets nothing through before CONNECT"
+        return self.principal
+
+    @property
     def subscriber(self) -> wishes.Subscriber:
         """Who makes durable subscriptions here."""
-        assert self.principal is not None, "the core lets nothing through before CONNECT"
-        return wishes.Subscriber(self.principal.login, self.client_id)
+        return wishes.Subscriber(self.entered.login, self.client_id)
 
     def taken_away(self, subscription: ClientSubscription) -> None:
         """See `subscriptions.Outlet`."""
