@@ -36,6 +36,10 @@ format: venv-dev  ## Format the code and fix what the linter can fix
 chaos: venv-dev  ## Random runs with kills, checked against what is promised (ARGS="--runs 1000 --seed 7 --minutes 30")
 	@exec $(VENV_PYTHON) -m tests.chaos $(ARGS)
 
+.PHONY: fuzz
+fuzz: venv-dev  ## Fuzz the STOMP parser for three minutes (ARGS="--seconds 600 --grow /tmp/corpus")
+	@exec $(VENV_PYTHON) -m tests.fuzz $(ARGS)
+
 bench: venv-dev  ## Measure the broker (ARGS for its options)
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 
