@@ -220,6 +220,15 @@ def test_l1_a_frame_before_log_in_is_small() -> None:
     assert type(event) is Violation and event.error.code == "limit_exceeded"
 
 
+def test_l1_a_body_before_log_in_is_no_way_around_that() -> None:
+    connection = ServerConnection()
+    events = connection.receive(b"CONNECT\nx:y\n\n")
+    for _ in range(70):
+        events += connection.receive(b"z" * 1000)
+    [event] = events
+    assert type(event) is Violation and event.error.code == "limit_exceeded"
+
+
 def test_l2_after_a_limit_nothing_more_is_read_and_the_receipt_is_known() -> None:
     connection = opened("1.2", Limits(frame=100))
     [event] = connection.receive(b"SEND\ndestination:q\nreceipt:7\ncontent-length:101\n\n")

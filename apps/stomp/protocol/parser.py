@@ -165,9 +165,9 @@ class Parser:
         self._scanned = max(0, size - 2)  # an end of three bytes may be cut anywhere
         if pending.find(b"\0", scanned) >= 0:
             return True
-        if self._body_open:
-            return size >= self._limits.frame
         limits = self._limits
+        if self._body_open:
+            return size >= (limits.greeting if self._version is None else limits.frame)
         return (
             pending.find(b"\n\n", scanned) >= 0
             or pending.find(b"\n\r\n", scanned) >= 0
@@ -215,7 +215,7 @@ class Parser:
                         head_end = other
                         body = other + 3
                 if head_end < 0 or head_end - position > head_limit:
-                    self._check_start(data, position, size if head_end < 0 else head_end, head_limit)
+                    self._check_start(data, position, _earliest_end(data) if head_end < 0 else head_end, head_limit)
                     self._rest(data[position:], scanned=max(0, size - position - 2))
                     break
                 head = data[position:head_end]
@@ -434,3 +434,10 @@ class Parser:
         if not found or len(value) > self._limits.line:
             return None
         return value.lstrip(b" \t") if self._version == "1.0" else value
+
+
+def _earliest_end(data: bytes) -> int:
+    """Where a head that is not complete may end at the earliest: its last bytes may be the start of its end."""
+    if data.endswith(b"\n\r"):
+        return len(data) - 2
+    return len(data) - data.endswith(b"\n")
