@@ -5,7 +5,7 @@ from django.db import OperationalError
 
 from apps.accounts.models import AccessKey, Namespace
 from apps.stomp.gateway.access import principal_of
-from apps.stomp.gateway.ports import Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused, Unavailable
 
 pytestmark = pytest.mark.django_db
@@ -34,19 +34,19 @@ def key() -> tuple[str, str]:
     ],
 )
 def test_host_names_a_namespace_or_nothing(key: tuple[str, str], host: str | None, namespace: str) -> None:
-    assert principal_of(*key, host) == Principal(key[0], namespace)
+    assert principal_of(Credentials(*key, host)) == Principal(key[0], namespace)
 
 
 def test_a_namespace_that_the_key_does_not_open_is_refused(key: tuple[str, str]) -> None:
     with pytest.raises(AccessRefused, match=r"shop\.closed"):
-        principal_of(*key, "shop.closed")
+        principal_of(Credentials(*key, "shop.closed"))
 
 
 def test_wrong_credentials_are_refused(key: tuple[str, str]) -> None:
     login, passcode = key
     for wrong in ((login, "x"), ("x", passcode), (login, ""), ("", ""), ("nul\0", passcode), (login, "nul\0")):
         with pytest.raises(AccessRefused):
-            principal_of(*wrong, None)
+            principal_of(Credentials(*wrong, None))
 
 
 def test_a_database_that_is_away_is_not_a_wrong_passcode(key: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,4 +55,4 @@ def test_a_database_that_is_away_is_not_a_wrong_passcode(key: tuple[str, str], m
 
     monkeypatch.setattr(AccessKey, "authenticate", away)
     with pytest.raises(Unavailable):
-        principal_of(*key, None)
+        principal_of(Credentials(*key, None))

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from django.db import Error, close_old_connections
 
 from apps.accounts.models import AccessKey, Namespace
-from apps.stomp.gateway.ports import Principal
+from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused, Unavailable
 
 MEMORY_SECONDS = 5.0  # a revoked key opens no new connection after this long
 MEMORY_ENTRIES = 10_000
 THREADS = 4
 
-LookUp = Callable[[str, str, str | None], Principal]
+LookUp = Callable[[Credentials], Principal]
 
 
 class KeyAuthenticator:
@@ -36,17 +36,20 @@ class KeyAuthenticator:
         self._known: dict[bytes, tuple[float, Principal]] = {}
         self._asking: dict[bytes, asyncio.Future[Principal]] = {}
 
-    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """See `ports.Authenticator`."""
+        if credentials.login is None or credentials.passcode is None:
+            raise AccessRefused("a login and a passcode are needed")
         # A digest, so that no passcode stays in memory.
-        key = hashlib.sha256("\0".join((login, passcode, host or "")).encode()).digest()
+        shown = (credentials.login, credentials.passcode, credentials.host or "", credentials.namespace or "")
+        key = hashlib.sha256("\0".join(shown).encode()).digest()
         known = self._known.get(key)
         now = self._clock()
         if known is not None and known[0] > now:
             return known[1]
         asking = self._asking.get(key)
         if asking is None:
-            asking = self._loop.run_in_executor(self._threads, self._look_up_in_thread, login, passcode, host)
+            asking = self._loop.run_in_executor(self._threads, self._look_up_in_thread, credentials)
             self._asking[key] = asking
             asking.add_done_callback(lambda _: self._asking.pop(key, None))
         principal = await asyncio.shield(asking)  # one asker that goes away does not take the others along
@@ -55,10 +58,10 @@ class KeyAuthenticator:
         self._known[key] = (now + MEMORY_SECONDS, principal)
         return principal
 
-    def _look_up_in_thread(self, login: str, passcode: str, host: str | None) -> Principal:
+    def _look_up_in_thread(self, credentials: Credentials) -> Principal:
         close_old_connections()  # as Django does before and after a request: drops what is broken or too old
         try:
-            return self._look_up(login, passcode, host)
+            return self._look_up(credentials)
         finally:
             close_old_connections()
 
@@ -67,13 +70,16 @@ class KeyAuthenticator:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def principal_of(login: str, passcode: str, host: str | None) -> Principal:
+def principal_of(credentials: Credentials) -> Principal:
     """Ask the database; see `ports.Authenticator`."""
+    login, passcode, host = credentials.login or "", credentials.passcode or "", credentials.host
     if "\0" in login:
         raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
     try:
         key = AccessKey.authenticate(login, passcode)
-        namespace = key.default_namespace.name
+        namespace = credentials.namespace or key.default_namespace.name
+        if namespace != key.default_namespace.name and namespace not in key.may_enter():
+            raise AccessRefused(f"this key does not open the namespace {namespace!r}, which is this port's")
         if host and host != namespace:
             if host in key.may_enter():
                 namespace = host
