@@ -6,6 +6,7 @@ abort), `beat` (wait idly, with heart-beats in both directions) and `reconnect` 
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -33,6 +34,7 @@ class ForeignClient:
         needs: what it needs beside Python, as `conftest.NEEDS` calls it.
         command: how its program is started.
         version: of STOMP.
+        websocket: it comes over WebSocket, not over bare TCP.
         nacks, beats: whether the library can at all, in this version.
         note: a header's value that it is to pass through, in JSON; a simpler one where the library itself would garble
             the hardest.
@@ -47,6 +49,7 @@ class ForeignClient:
     nacks: bool = True
     beats: bool = True
     note: str = r'"a:b\\c\nd"'
+    websocket: bool = False
     arguments: tuple[str, ...] = ()
     provide: "Callable[[Path], dict[str, str]] | None" = None
 
@@ -127,6 +130,7 @@ def _stompjs(version: str, transport: str) -> ForeignClient:
         ("node", "node.mjs"),
         version,
         note=note,
+        websocket=transport == "ws",
         arguments=(transport,),
         provide=stompjs,
     )
@@ -146,8 +150,17 @@ CLIENTS = [
         ForeignClient("net-stomp", "net-stomp", ("perl", str(FOLDER / "net_stomp.pl")), version, note="plain")
         for version in ("1.1", "1.2")
     ),
-    *(_stompjs(version, "tcp") for version in ("1.1", "1.2")),
+    *(_stompjs(version, transport) for transport in ("tcp", "ws") for version in ("1.1", "1.2")),
 ]
+
+
+#: A heart-beat on the wire: over WebSocket it is a message of one byte, which a client masks.
+BEATS = {
+    ("client", False): re.compile(rb"\n"),
+    ("server", False): re.compile(rb"\n"),
+    ("client", True): re.compile(rb"[\x81\x82]\x81.{5}", re.DOTALL),
+    ("server", True): re.compile(rb"[\x81\x82]\x01\n"),
+}
 
 
 class Proxy:
@@ -173,13 +186,18 @@ class Proxy:
             for passed in self._passed.values():
                 passed.clear()
 
-    def await_beats(self, side: str, count: int, seconds: float) -> bytes:
-        """What that side ("client" or "server") has sent since `forget`, as soon as it is so many bytes."""
+    def await_beats(self, side: str, beat: "re.Pattern[bytes]", count: int, seconds: float) -> None:
+        """Wait until that side ("client" or "server") has sent so many since `forget`, and nothing else.
+
+        Raises:
+            AssertionError: it did not in time, or it sent something else.
+        """
         passed = self._passed[side]
         with self._changed:
-            enough = self._changed.wait_for(lambda: len(passed) >= count, seconds)
+            enough = self._changed.wait_for(lambda: len(beat.findall(passed)) >= count, seconds)
             assert enough, f"{count} beats of the {side} were expected, and {bytes(passed)!r} came"
-            return bytes(passed)
+            rest = beat.sub(b"", passed)
+            assert not rest, f"beats alone were expected of the {side}: {bytes(passed)!r}"
 
     def close(self) -> None:
         """End both connections."""
@@ -230,7 +248,7 @@ class Conversations:
 
     def start(self, client: ForeignClient, step: str, port: int, login: str, passcode: str, queue: str) -> Program:
         """Start one step."""
-        variables = client.provide(self._cache) if client.provide is not None else {}
+        variables = self.provided(client.provide) if client.provide is not None else {}
         program = Program(
             [*client.command, step, str(port), login, passcode, queue, client.version, *client.arguments],
             {**os.environ, **variables},
@@ -238,6 +256,10 @@ class Conversations:
         )
         self._started.append(program)
         return program
+
+    def provided(self, provide: Callable[[Path], dict[str, str]]) -> dict[str, str]:
+        """Where what a client is made of was installed."""
+        return provide(self._cache)
 
     def close(self) -> None:
         """End them all."""
