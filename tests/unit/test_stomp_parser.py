@@ -1,6 +1,8 @@
 """The parser and the encoder as properties: splits change nothing, and what is encoded can be read back."""
 
+import gc
 import re
+import tracemalloc
 
 import stomp.utils
 from hypothesis import example, given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from apps.stomp.protocol import encoder, headers
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.encoder import MessageEncoder
-from apps.stomp.protocol.events import Ack, Send
+from apps.stomp.protocol.events import Ack, Send, Violation
 from apps.stomp.protocol.parser import OWN_HEADERS
 from tests.stomp_streams import SMALL, connected, converse, cut
 
@@ -247,3 +249,23 @@ def test_a_large_body_without_content_length_is_read_in_time_linear_in_its_size(
 
 def test_encoder_versions_are_those_of_the_specification() -> None:
     assert encoder.VERSIONS == ("1.0", "1.1", "1.2")
+
+
+def test_what_is_refused_is_freed_at_once() -> None:
+    frames = [
+        b"SEND\ndestination:q\ncontent-length:1\n\n" + b"x" * 1_000_000,
+        b"SUBSCRIBE\nid:0\n\n\0SEND\ndestination:q\n\n" + b"x" * 1_000_000 + b"\0",
+        b"SEND\ndestination:q\nbad\n\n" + b"x" * 1_000_000 + b"\0",
+    ]
+    gc.collect()
+    gc.disable()  # the gateway's collector runs seldom
+    tracemalloc.start()
+    try:
+        for frame in frames * 10:
+            [event] = connected().receive(bytes(bytearray(frame)))  # a buffer of its own
+            assert type(event) is Violation
+        del event
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -35,6 +35,7 @@ from apps.stomp.protocol.events import Ack, Send, SendHead, Violation
 
 _CR = 13
 _LINE_ENDS = (10, _CR)
+_LINE_END_RUN = re.compile(rb"[\r\n]*")
 _TLS_HANDSHAKE = 0x16  # the first byte of a TLS record of that type
 
 #: Headers of a SEND that are the server's to set: never kept, never passed on. PHP's ACKs echo every header of the
@@ -204,6 +205,8 @@ class Parser:
                 first = data[position]
                 if first in _LINE_ENDS:
                     position += 1
+                    if position < size and data[position] in _LINE_ENDS:  # beats in a flood
+                        position = _LINE_END_RUN.match(data, position).end()  # type: ignore[union-attr]
                     continue
                 if first == 65 and version is not None:  # "A", of ACK
                     run = ack_run(data, position)
@@ -303,7 +306,9 @@ class Parser:
                 position = end + 1
         except RemoteProtocolError as error:
             self.rare = True
-            append(Violation(error, self._receipt_in(head or data[position : position + head_limit]), True))
+            # Its traceback would hold this buffer, in a cycle that only the collector, which seldom runs, could undo.
+            receipt = self._receipt_in(head or data[position : position + head_limit])
+            append(Violation(error.with_traceback(None), receipt, True))
             self.close()
         return items
 
