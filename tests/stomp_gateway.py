@@ -6,13 +6,15 @@ import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import uvloop
 
 from apps.broker.postgres import PostgresEngine
+from apps.stomp.gateway.access import AccountAuthenticator
+from apps.stomp.gateway.access_watch import AccessWatch
 from apps.stomp.gateway.listeners import parse_listener
 from apps.stomp.gateway.options import GatewayOptions
 from apps.stomp.gateway.ports import Credentials, Principal, TaskPort
@@ -35,6 +37,10 @@ class OneKey:
     def __init__(self) -> None:
         self.shown: list[Credentials] = []
 
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """It remembers nobody."""
+        return None
+
     async def authenticate(self, credentials: Credentials) -> Principal:
         """`guest` with the passcode `a:secret`, in the namespace that `host` names, else the default one."""
         self.shown.append(credentials)
@@ -42,6 +48,13 @@ class OneKey:
             raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
         default = credentials.namespace or NAMESPACE
         return Principal("guest", OTHER_NAMESPACE if credentials.host == OTHER_NAMESPACE else default)
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """Nothing changes."""
+        return {principal: principal for principal in principals}
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 class Frame(NamedTuple):
@@ -184,10 +197,13 @@ class RunningGateway:
         options: GatewayOptions | None = None,
         tasks: TaskPort | None = None,
         listeners: Sequence[str] = ("stomp://127.0.0.1:0",),
+        accounts: bool = False,
     ) -> None:
+        """With `accounts`, log-in is by the real keys of Django's database, and changes of access are heard."""
         self._conninfo = conninfo
         self._listeners = [parse_listener(url, options) for url in listeners]
         self._tasks = tasks
+        self._accounts = accounts
         self._clients: list[WireClient] = []
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
@@ -232,14 +248,20 @@ class RunningGateway:
     async def _start(self) -> None:
         self.engine = PostgresEngine(self._conninfo, kind="gateway")
         await self.engine.start()
-        self.authenticator = OneKey()
+        self.authenticator: Any = AccountAuthenticator() if self._accounts else OneKey()
         self.queues = Queues(alias_of(self._conninfo))
         self.gateway = Gateway(self.engine, self.authenticator, self._tasks, self.queues)
         self.ports = [await self.gateway.listen(listener) for listener in self._listeners]
         self.port = self.ports[0]
+        self.watch = AccessWatch(self._conninfo, self.authenticator, self.gateway)
+        if self._accounts:
+            self.watch.start()
 
     async def _stop(self) -> None:
+        await self.watch.close()
         await self.gateway.drain(0)
+        if self._accounts:
+            self.authenticator.close()
         await self.engine.close()
         self.queues.close()
 

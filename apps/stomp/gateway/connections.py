@@ -3,8 +3,6 @@
 
 import asyncio
 import logging
-import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -20,6 +18,7 @@ from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
+from apps.stomp.gateway.usage import Usage
 from apps.stomp.protocol import encoder
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
@@ -38,7 +37,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from msgweb import __version__
-from msgweb.errors import MsgwebError, Unavailable
+from msgweb.errors import AccessRefused, MsgwebError, Unavailable
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.server import Gateway
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVER = f"Msgweb/{__version__}"
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a machine that is gone is found in a minute
 WAITING = frozenset({"declaration"})  # holds that keep back what was read already
 
 
@@ -55,6 +53,7 @@ class ClientConnection(asyncio.Protocol):
 
     Attributes:
         principal: who it is; None before log-in.
+        usage: what its key uses, of all its connections.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
@@ -90,11 +89,12 @@ class ClientConnection(asyncio.Protocol):
         self._half_closed = False  # by the client
         self._lost = False
         self._opened = 0.0
-        self._sent = 0
+        self._sent = self._metered = 0
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed by the client"
         self._peer = peer
         self.principal: Principal | None = None
+        self.usage = Usage()
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -113,9 +113,6 @@ class ClientConnection(asyncio.Protocol):
         if self._peer is None and isinstance(peer, tuple) and len(peer) > 1:
             self._peer = (peer[0], peer[1])
         self._transport.set_write_buffer_limits(high=self.options.write_buffer)
-        tcp = transport.get_extra_info("socket")
-        if tcp is not None and tcp.family != socket.AF_UNIX:
-            _tune(tcp)
         self._gateway.connections.add(self)
         seconds = self.options.login_seconds
         self._start_timer("login", seconds, lambda: self.end(LoginTimeout(f"no CONNECT within {seconds:g} seconds")))
@@ -127,6 +124,8 @@ class ClientConnection(asyncio.Protocol):
         if self._beating.expected:
             self._beating.last_read = self.loop.time()
         self._handle(self.core.receive(data))
+        if self._sent != self._metered:
+            self._meter()
         if self.engine.congested and "congestion" not in self._holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
@@ -247,8 +246,7 @@ class ClientConnection(asyncio.Protocol):
     def _handle_other(self, event: Event) -> None:
         match event:
             case Connect():
-                self.hold("log-in")
-                self.start_task(self._enter(event))
+                self._connect(event)
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():
@@ -319,16 +317,25 @@ class ClientConnection(asyncio.Protocol):
 
     # -- log-in
 
-    async def _enter(self, event: Connect) -> None:
+    def _connect(self, event: Connect) -> None:
+        """CONNECT. Who has logged in like this a moment ago comes in at once: a PHP page connects on each request."""
         credentials = Credentials(
             event.login,
             event.passcode,
             event.host,
             self.listener.namespace,
             self._peer[0] if self._peer else "",
-            self._transport.get_extra_info("peercert"),
+            self._transport.get_extra_info("peercert") if self.listener.tls is not None else None,
             self.listener.anonymous,
         )
+        known = self._gateway.authenticator.remembered(credentials) if self.engine.healthy else None
+        if known is not None:
+            self._enter(event, known)
+        else:
+            self.hold("log-in")
+            self.start_task(self._authenticate(event, credentials))
+
+    async def _authenticate(self, event: Connect, credentials: Credentials) -> None:
         try:
             if not self.engine.healthy:
                 raise Unavailable("the database is away; try again")
@@ -336,7 +343,18 @@ class ClientConnection(asyncio.Protocol):
         except MsgwebError as error:
             self.end(error)
             return
-        if self._ending:
+        try:
+            if not self._ending:
+                self._enter(event, principal)
+        finally:
+            self.release_hold("log-in")
+            self._meter()
+
+    def _enter(self, event: Connect, principal: Principal) -> None:
+        try:
+            self.usage = self._gateway.usages.enter(principal)
+        except MsgwebError as error:
+            self.end(error)
             return
         self._stop_timer("login")
         self.principal = principal
@@ -344,12 +362,41 @@ class ClientConnection(asyncio.Protocol):
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
         self.version = self.core.version
-        self._write(self.core.accept(f"session-{secrets.token_hex(8)}", f"{SERVER} ({self.dialect.server})"))
+        self._write(self.core.accept(self._gateway.next_session(), f"{SERVER} ({self.dialect.server})"))
         self._beating.start()
+        self._handle(self.core.receive(b""))
+
+    def access_changed(self, principal: Principal | None) -> None:
+        """What this login may do is another thing now: what was worked out from it is forgotten.
+
+        Args:
+            principal: the same as before but for its access and limits; None: the log-in is gone.
+        """
+        if self._ending or self._refused:
+            return
+        if principal is None:
+            self.end(AccessRefused("this log-in was revoked, or has expired"))
+            return
+        self.principal = principal
+        self.usage.limits = principal.limits
+        self.core.forget_heads()
+        for event in self._later:
+            if type(event) is Send:
+                event.head.plan = None
         try:
-            self._handle(self.core.receive(b""))
-        finally:
-            self.release_hold("log-in")
+            self.receiving.check_access()
+        except AccessRefused as error:
+            self.end(error)
+
+    def _meter(self) -> None:
+        """Count what was sent, where the key's sends are limited; the socket is not read while it is over the limit."""
+        sends = self._sent - self._metered
+        if sends and self.usage.limits.sends_per_second is not None:
+            seconds = self.usage.pause_after(sends, self.loop.time())
+            if seconds and not self._ending:
+                self.hold("rate")
+                self._start_timer("rate", seconds, lambda: self.release_hold("rate"))
+        self._metered = self._sent
 
     # -- the end
 
@@ -439,6 +486,13 @@ class ClientConnection(asyncio.Protocol):
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
+        if self._lost or self._ending:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self.principal is not None and self.usage.connections:
+            self._gateway.usages.leave(self.principal, self.usage)
+            self.usage = Usage()
 
     def _log(self) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""
@@ -471,10 +525,15 @@ class ClientConnection(asyncio.Protocol):
         return self._gateway.queues
 
     @property
+    def entered(self) -> Principal:
+        """Who it is, after log-in."""
+        assert self.principal is not None, "the core lets nothing through before CONNECT"
+        return self.principal
+
+    @property
     def subscriber(self) -> wishes.Subscriber:
         """Who makes durable subscriptions here."""
-        assert self.principal is not None, "the core lets nothing through before CONNECT"
-        return wishes.Subscriber(self.principal.login, self.client_id)
+        return wishes.Subscriber(self.entered.login, self.client_id)
 
     def taken_away(self, subscription: ClientSubscription) -> None:
         """See `subscriptions.Outlet`."""
@@ -520,12 +579,3 @@ class ClientConnection(asyncio.Protocol):
     def start_task(self, work: Awaitable[None]) -> None:
         """Run something beside the loop's callbacks."""
         self._gateway.start_task(work)
-
-
-def _tune(tcp: socket.socket) -> None:
-    """Small frames go at once, and a machine that vanished is noticed."""
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # not on every system
-            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

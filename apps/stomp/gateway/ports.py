@@ -1,8 +1,11 @@
 """What the gateway needs of others, besides the Engine."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+from apps.accounts.permissions import EVERYTHING, Access
+from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,10 +14,16 @@ class Principal:
 
     Attributes:
         login: for the log and as the asker of jobs.
+        access: what it may do.
+        limits: what it may use at once, of all its connections.
+        identity: by which it is looked at again when access changes; None: it stays as it is.
     """
 
     login: str
     namespace: str
+    access: Access = EVERYTHING
+    limits: KeyLimits = NO_LIMITS
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +57,22 @@ class Authenticator(Protocol):
 
         Raises:
             AccessRefused: unknown or revoked credentials, or a namespace that they do not open.
+            LimitExceeded: too many log-ins from there have failed.
             Unavailable: the database is away.
         """
+
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """The principal of credentials that were good a moment ago; None: `authenticate` must be asked."""
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """What they may do now; those whose log-in is gone, or their namespace closed to them, are left out.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+
+    def forget(self) -> None:
+        """Something about access has changed: nothing that is remembered of it counts any more."""
 
 
 class TaskPort(Protocol):

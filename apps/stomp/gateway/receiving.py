@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from apps.broker.engine import REPLY_PREFIX, Address, Done
 from apps.broker.headers import decode_headers
-from apps.stomp.gateway import declarations, features, wishes
+from apps.stomp.gateway import declarations, features, permitted, wishes
 from apps.stomp.gateway.destinations import Job, Target, Task, Temporary, check_subscribable, parse_destination, written
 from apps.stomp.gateway.errors import TooMany
 from apps.stomp.gateway.subscriptions import ClientSubscription
@@ -26,6 +26,18 @@ class ReplyPlace(NamedTuple):
     subscriptions: list[ClientSubscription]
 
 
+class Grant(NamedTuple):
+    """What a subscription of the client's own was allowed.
+
+    Attributes:
+        subject: which it asked for; of a durable subscription, the topic.
+        credit: how much of what its key may hold unacknowledged; 0: it does not acknowledge.
+    """
+
+    subject: Address
+    credit: int
+
+
 class Receiving:
     """What a connection receives from.
 
@@ -35,12 +47,22 @@ class Receiving:
         has_browsed: it has seen messages that it does not hold, and may ack them all the same.
     """
 
-    __slots__ = ("_browsers", "_connection", "_durable", "_replies", "autos", "has_browsed", "subscriptions")
+    __slots__ = (
+        "_browsers",
+        "_connection",
+        "_durable",
+        "_granted",
+        "_replies",
+        "autos",
+        "has_browsed",
+        "subscriptions",
+    )
 
     def __init__(self, connection: "ClientConnection") -> None:
         self._connection = connection
         self._browsers: dict[str, asyncio.Event] = {}  # set when there may be room for more, or no wish for it
         self._durable: dict[str, Address] = {}  # queues of durable subscriptions, by the subscription's id
+        self._granted: dict[str, Grant] = {}
         self._replies: dict[Temporary, ReplyPlace] = {}
         self.subscriptions: dict[str, ClientSubscription] = {}
         self.autos = 0
@@ -72,19 +94,36 @@ class Receiving:
                 declarations.check_declarable(address)
             if wish.browser and address.kind != "queue":
                 raise BadDestination("a topic keeps nothing that could be browsed")
+            permitted.check_receive(connection.entered, subject, settings)
+            acks = event.ack != "auto" and address.kind == "queue" and not wish.browser
+            credit = options.auto_credit if event.ack == "auto" or address.kind == "topic" else prefetch
+            granted = connection.usage.subscribe(credit if acks else 0)
         except MsgwebError:
             connection.core.drop_subscription(event.id)
             raise
         subscription = self._make(address, event.id, event.ack, shown=event.named or connection.version != "1.0")
         if type(target) is Temporary:
             self._take_over(self._replies[target], subscription)
-        credit = options.auto_credit if subscription.auto or address.kind == "topic" else prefetch
-        go_on = partial(self._begin, event, subscription, subject, address, credit, wish)
+        self._granted[event.id] = Grant(subject, granted)
+        go_on = partial(self._begin, event, subscription, subject, address, granted if acks else credit, wish)
         if settings:
-            drop = partial(connection.core.drop_subscription, event.id)
-            connection.declare(address, settings, event.receipt, go_on, drop)
+            connection.declare(address, settings, event.receipt, go_on, partial(self._give_up, event.id))
         else:
             go_on()
+
+    def _give_up(self, identifier: str) -> None:
+        """A subscription that was refused after all."""
+        self._connection.core.drop_subscription(identifier)
+        self._return(identifier)
+
+    def check_access(self) -> None:
+        """What may be received from may have changed.
+
+        Raises:
+            AccessRefused: there is a subscription to what may not be received from any more.
+        """
+        for grant in self._granted.values():
+            permitted.check_receive(self._connection.entered, grant.subject, {})
 
     def _begin(
         self,
@@ -142,6 +181,7 @@ class Receiving:
         browser = self._browsers.pop(event.id, None)
         if browser is not None:
             browser.set()
+            self._return(event.id)
             connection.receipts.settled(event.receipt)
             return
         subscription = self.subscriptions.get(event.id)
@@ -188,6 +228,8 @@ class Receiving:
             subscription.end()
             self._connection.engine.unsubscribe(subscription.handle, failed=failed and not subscription.auto)
         self.subscriptions.clear()
+        for identifier in list(self._granted):
+            self._return(identifier)
         for browser in self._browsers.values():
             browser.set()
         self._browsers.clear()
@@ -274,10 +316,17 @@ class Receiving:
 
     def _remove(self, subscription: ClientSubscription, done: Done) -> None:
         del self.subscriptions[subscription.id]
+        self._return(subscription.id)
         self.autos -= subscription.auto
         subscription.end()
         self._connection.taken_away(subscription)
         self._connection.engine.unsubscribe(subscription.handle, done)
+
+    def _return(self, identifier: str) -> None:
+        """What a subscription was granted is free for others; one that the server made was granted nothing."""
+        grant = self._granted.pop(identifier, None)
+        if grant is not None:
+            self._connection.usage.unsubscribe(grant.credit)
 
     def _reply_place(self, target: Temporary) -> ReplyPlace:
         place = self._replies.get(target)

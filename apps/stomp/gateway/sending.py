@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from apps.broker.engine import DEFAULT_PRIORITY, Address, Done, Message, Unit
 from apps.broker.headers import decode_headers
 from apps.broker.patterns import is_pattern
-from apps.stomp.gateway import declarations, features, wishes
+from apps.stomp.gateway import declarations, features, permitted, wishes
 from apps.stomp.gateway.destinations import Job, Task, Temporary, parse_destinations, written
 from apps.stomp.gateway.errors import NotSupported
 from apps.stomp.gateway.wishes import Wish
@@ -98,7 +98,10 @@ class Sending:
             headers = _replaced(headers, b"reply-to", connection.receiving.reply_name(reply_to.decode()).encode())
         wish = wishes.of_send(fields, connection.dialect)
         persistent = features.persistent_of(fields)
-        settings = tuple(declarations.of_send(fields).items())
+        declared = declarations.of_send(fields)
+        reply_name = reply_to.decode(errors="replace")
+        permitted.check_send(connection.entered, (target for _, target in targets), reply_name, declared)
+        settings = tuple(declared.items())
         places: list[tuple[Address, bytes]] = []
         door: Task | Job | None = None
         for text, target in targets:

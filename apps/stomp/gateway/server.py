@@ -1,9 +1,10 @@
 """The listening side: many connections, one engine."""
 
 import asyncio
+import itertools
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from apps.broker.engine import Engine
@@ -11,8 +12,9 @@ from apps.stomp.gateway.acceptors import Acceptor, bind
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.errors import ShuttingDown
 from apps.stomp.gateway.listeners import BadListener, Listener
-from apps.stomp.gateway.ports import Authenticator, QueuePort, TaskPort
+from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
 from apps.stomp.gateway.subscriptions import TopicFrames
+from apps.stomp.gateway.usage import Usages
 from apps.stomp.gateway.websocket import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,7 @@ class Gateway:
 
     Attributes:
         connections: those that are open.
+        usages: what the keys of these connections use.
         draining: nothing new is brought to anybody.
     """
 
@@ -49,7 +52,10 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.connections: set[ClientConnection] = set()
-        prefix = f"t{secrets.token_hex(4)}-"
+        self.usages = Usages()
+        name = secrets.token_hex(4)
+        self._sessions = (f"session-{name}-{number}" for number in itertools.count(1))
+        prefix = f"t{name}-"
         self.topic_prefix = prefix.encode()
         self.topic_frames = TopicFrames(prefix)
         self._acceptors: list[Acceptor] = []
@@ -108,6 +114,24 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=1)
         for task in self._tasks:
             task.cancel()
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
+
+    def principals(self) -> set[Principal]:
+        """Those who are connected and whose access may change."""
+        found = (connection.principal for connection in self.connections)
+        # Most of them are one and the same object, which is quicker told than that they are equal.
+        distinct = {id(one): one for one in found if one is not None and one.identity is not None}
+        return set(distinct.values())
+
+    def access_changed(self, changed: Mapping[Principal, Principal | None]) -> None:
+        """What somebody may do is another thing now; None: the log-in is gone."""
+        for connection in list(self.connections):
+            principal = connection.principal
+            if principal is not None and principal in changed:
+                connection.access_changed(changed[principal])
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""

@@ -130,6 +130,10 @@ class ServerConnection:
         self.state = "closed"
         self._parser.close()
 
+    def forget_heads(self) -> None:
+        """What the shell remembers of heads of SENDs (`SendHead.plan`) is no longer so."""
+        self._parser.forget_heads()
+
     def drop_subscription(self, subscription: str) -> None:
         """The shell could not serve a SUBSCRIBE, or ended one of its own: the id is free again."""
         self._subscriptions.pop(subscription, None)

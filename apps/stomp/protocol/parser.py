@@ -142,6 +142,10 @@ class Parser:
             self._pending = bytearray()
         return self._parse(data)
 
+    def forget_heads(self) -> None:
+        """Make a new `SendHead` for each head that comes from now on."""
+        self._heads.clear()
+
     def resume(self, version: str) -> None:
         """Go on after CONNECT, in the version that was agreed on. `feed(b"")` returns what came meanwhile."""
         self._version = version

@@ -19,7 +19,8 @@ from django.db import connections
 from apps.broker.postgres import PostgresEngine
 from apps.jobs.stomp_port import JobsTaskPort
 from apps.stomp.gateway.acceptors import bind
-from apps.stomp.gateway.access import KeyAuthenticator
+from apps.stomp.gateway.access import AccountAuthenticator
+from apps.stomp.gateway.access_watch import AccessWatch
 from apps.stomp.gateway.listeners import BadListener, Listener, parse_listener
 from apps.stomp.gateway.processes import Processes
 from apps.stomp.gateway.queue_port import Queues
@@ -127,13 +128,14 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
+    conninfo = conninfo_of(settings.DATABASES["default"])
     engine = PostgresEngine(
-        conninfo_of(settings.DATABASES["default"]),
+        conninfo,
         kind="gateway",
         lease_seconds=settings.MSGWEB_LEASE_SECONDS,
         details={"listen": " ".join(map(str, listeners))},
     )
-    authenticator = KeyAuthenticator()
+    authenticator = AccountAuthenticator()
     queues = Queues()
     await engine.start()
     try:
@@ -145,6 +147,8 @@ async def _serve(
             except OSError as error:
                 raise CommandError(_why_not(listener, error)) from error
             bound.append(replace(listener, place=Listen(listener.place.host, port)))
+        watch = AccessWatch(conninfo, authenticator, gateway)
+        watch.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
         gc.collect()
         gc.freeze()
@@ -156,6 +160,7 @@ async def _serve(
         if lifeline is not None:
             loop.remove_reader(lifeline)
         await gateway.drain(drain)
+        await watch.close()
     finally:
         await engine.close()
         authenticator.close()
