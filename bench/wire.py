@@ -35,7 +35,7 @@ class Wire:
         except OSError:
             self.ended = True
 
-    def send(self, command: str, body: bytes = b"", **headers: object) -> None:
+    def send(self, command: str, body: bytes = b"", /, **headers: object) -> None:
         """A frame; underscores in lower-case names become hyphens."""
         lines = "".join(
             f"{name.replace('_', '-') if name.islower() else name}:{value}\n" for name, value in headers.items()
