@@ -1,18 +1,21 @@
 """What a login may do, over a real gateway and the real keys; and that a change of it reaches open connections."""
 
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from apps.accounts.actors import acting_as
-from apps.accounts.models import AccessKey, Namespace, Permission
+from apps.accounts.models import AccessKey, ClientCertificate, Namespace, Permission
 from apps.stomp.gateway import access_watch
 from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
 
@@ -219,6 +222,61 @@ def test_a_person_logs_in_by_name_and_password(shop: Shop, name: str) -> None:
     client.expect("CONNECTED")
     client.confirmed("SEND", b"x", destination=f"/queue/{name}")
     is_refused(client, "SEND", b"x", destination=f"/queue/{name}.other")
+
+
+def test_a_client_certificate_is_a_log_in_until_its_name_is_taken_away(conninfo: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca, server = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    listener = f"stomps://127.0.0.1:0?certificate={server}&key={server}&client-ca={ca}"
+
+    def shown(gateway: RunningGateway, *names: str, common_name: str | None = None) -> WireClient:
+        context = ssl.create_default_context(cafile=str(ca))
+        authority.issue_cert(*names, common_name=common_name).configure_cert(context)
+        client = gateway.client()
+        client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
+        client.send("CONNECT", accept_version="1.2")
+        return client
+
+    with RunningGateway(conninfo, listeners=(listener,), accounts=True) as gateway:
+        shop = Shop(gateway)
+        certificate = ClientCertificate.objects.create(name="shop-7.example", key=shop.key)
+        clients = [
+            shown(gateway, "other.example", "shop-7.example"),
+            shown(gateway, "other.example", common_name="shop-7.example"),
+        ]
+        for client in clients:
+            client.expect("CONNECTED")
+            client.confirmed("SEND", destination="/topic/x")
+        shown(gateway, "shop-8.example").expect_error("access_refused")
+        certificate.delete()
+        for client in clients:
+            client.expect_error("access_refused")
+            client.expect_end()
+
+
+def test_who_shows_nothing_may_do_what_the_login_of_the_listener_may(conninfo: str, name: str) -> None:
+    home = Namespace.objects.create(name=HOME)
+    key, _ = AccessKey.issue("whoever is here", home)
+    AccessKey.objects.update(restricted=True)
+    Permission.objects.create(key=key, pattern=f"queue/{name}", send=True)
+    with RunningGateway(conninfo, listeners=(f"stomp://127.0.0.1:0?anonymous={key.login}",), accounts=True) as gateway:
+        client = gateway.client()
+        client.send("CONNECT", accept_version="1.2")
+        client.expect("CONNECTED")
+        client.confirmed("SEND", destination=f"/queue/{name}")
+        is_refused(client, "SEND", destination=f"/queue/{name}.other")
+        guesser = gateway.client()
+        guesser.send("CONNECT", accept_version="1.2", login=key.login, passcode="guess")
+        guesser.expect_error("access_refused")
+
+
+def test_without_a_login_nobody_comes_in_elsewhere(shop: Shop) -> None:
+    for headers in ({}, {"login": "", "passcode": ""}, {"login": shop.key.login}):
+        client = shop.gateway.client()
+        client.send("CONNECT", accept_version="1.2", **headers)
+        client.expect_error("access_refused")
 
 
 def test_who_guesses_is_slowed_and_a_log_in_from_elsewhere_is_not(shop: Shop) -> None:
