@@ -14,6 +14,7 @@ from apps.stomp.gateway.tls import make_context
 logger = logging.getLogger(__name__)
 
 BACKLOG = 4096
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a machine that is gone is found in a minute
 PROXIED_LIMIT = 1_000  # connections whose PROXY header has not come yet
 
 #: Makes the protocol of a connection; the argument is who the client is, where the socket does not know.
@@ -136,8 +137,19 @@ def bind(listener: Listener, *, reuse_port: bool = False) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if address[0] == "::" else 1)
+        _tune(bound)
         bound.bind(address)
         bound.listen(BACKLOG)
         bound.setblocking(False)
         closing.pop_all()
     return bound
+
+
+def _tune(listening: socket.socket) -> None:
+    """Small frames go at once, and a machine that vanished is noticed. What is accepted inherits this, which saves five
+    system calls a connection."""
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # not on every system
+            listening.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

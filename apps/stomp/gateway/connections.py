@@ -3,8 +3,6 @@
 
 import asyncio
 import logging
-import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
@@ -47,7 +45,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVER = f"Msgweb/{__version__}"
-KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}  # a machine that is gone is found in a minute
 WAITING = frozenset({"declaration"})  # holds that keep back what was read already
 
 
@@ -116,9 +113,6 @@ class ClientConnection(asyncio.Protocol):
         if self._peer is None and isinstance(peer, tuple) and len(peer) > 1:
             self._peer = (peer[0], peer[1])
         self._transport.set_write_buffer_limits(high=self.options.write_buffer)
-        tcp = transport.get_extra_info("socket")
-        if tcp is not None and tcp.family != socket.AF_UNIX:
-            _tune(tcp)
         self._gateway.connections.add(self)
         seconds = self.options.login_seconds
         self._start_timer("login", seconds, lambda: self.end(LoginTimeout(f"no CONNECT within {seconds:g} seconds")))
@@ -354,7 +348,7 @@ class ClientConnection(asyncio.Protocol):
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
         self.version = self.core.version
-        self._write(self.core.accept(f"session-{secrets.token_hex(8)}", f"{SERVER} ({self.dialect.server})"))
+        self._write(self.core.accept(self._gateway.next_session(), f"{SERVER} ({self.dialect.server})"))
         self._beating.start()
         try:
             self._handle(self.core.receive(b""))
@@ -575,12 +569,3 @@ class ClientConnection(asyncio.Protocol):
     def start_task(self, work: Awaitable[None]) -> None:
         """Run something beside the loop's callbacks."""
         self._gateway.start_task(work)
-
-
-def _tune(tcp: socket.socket) -> None:
-    """Small frames go at once, and a machine that vanished is noticed."""
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in KEEPALIVE.items():
-        if hasattr(socket, name):  # not on every system
-            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

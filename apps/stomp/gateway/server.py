@@ -1,6 +1,7 @@
 """The listening side: many connections, one engine."""
 
 import asyncio
+import itertools
 import logging
 import secrets
 from collections.abc import Awaitable, Mapping
@@ -52,7 +53,9 @@ class Gateway:
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
-        prefix = f"t{secrets.token_hex(4)}-"
+        name = secrets.token_hex(4)
+        self._sessions = (f"session-{name}-{number}" for number in itertools.count(1))
+        prefix = f"t{name}-"
         self.topic_prefix = prefix.encode()
         self.topic_frames = TopicFrames(prefix)
         self._acceptors: list[Acceptor] = []
@@ -125,6 +128,10 @@ class Gateway:
             principal = connection.principal
             if principal is not None and principal in changed:
                 connection.access_changed(changed[principal])
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""
