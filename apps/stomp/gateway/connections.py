@@ -11,14 +11,14 @@ from apps.broker.engine import Address, Done, Message, MessageId
 from apps.stomp.gateway import wishes
 from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
+from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported
 from apps.stomp.gateway.listeners import Listener
-from apps.stomp.gateway.ports import Credentials, Principal, QueuePort
+from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
-from apps.stomp.gateway.usage import Usage
 from apps.stomp.protocol import encoder
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
@@ -37,7 +37,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from msgweb import __version__
-from msgweb.errors import AccessRefused, MsgwebError, Unavailable
+from msgweb.errors import MsgwebError
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.server import Gateway
@@ -52,12 +52,11 @@ class ClientConnection(asyncio.Protocol):
     """A connection to a client.
 
     Attributes:
-        principal: who it is; None before log-in.
-        usage: what its key uses, of all its connections.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
         paused: its socket is not read.
+        sent: SEND frames so far.
     """
 
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
@@ -76,6 +75,7 @@ class ClientConnection(asyncio.Protocol):
         self.sending = Sending(self)
         self.receiving = Receiving(self)
         self.acknowledging = Acknowledging(self)
+        self.entering = Entering(self, gateway)
         self._beating = Beating(self)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else is called
         self._out: list[bytes] = []
@@ -89,12 +89,10 @@ class ClientConnection(asyncio.Protocol):
         self._half_closed = False  # by the client
         self._lost = False
         self._opened = 0.0
-        self._sent = self._metered = 0
+        self.sent = 0
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed by the client"
         self._peer = peer
-        self.principal: Principal | None = None
-        self.usage = Usage()
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -124,8 +122,8 @@ class ClientConnection(asyncio.Protocol):
         if self._beating.expected:
             self._beating.last_read = self.loop.time()
         self._handle(self.core.receive(data))
-        if self._sent != self._metered:
-            self._meter()
+        if self.sent != self.entering.metered:
+            self.entering.meter()
         if self.engine.congested and "congestion" not in self._holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
@@ -225,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
                     plan: SendPlan | None = head.plan
                     if plan is None:
                         plan = self.sending.plan(head)
-                    self._sent += 1
+                    self.sent += 1
                     if plan.special or head.transaction is not None:
                         self.sending.special(plan, event)
                         continue
@@ -247,7 +245,8 @@ class ClientConnection(asyncio.Protocol):
         match event:
             case Connect():
                 self.hold("log-in")
-                self.start_task(self._enter(event))
+                peer = self._peer[0] if self._peer else ""
+                self.start_task(self.entering.enter(event, peer, self._transport.get_extra_info("peercert")))
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():
@@ -318,75 +317,23 @@ class ClientConnection(asyncio.Protocol):
 
     # -- log-in
 
-    async def _enter(self, event: Connect) -> None:
-        credentials = Credentials(
-            event.login,
-            event.passcode,
-            event.host,
-            self.listener.namespace,
-            self._peer[0] if self._peer else "",
-            self._transport.get_extra_info("peercert"),
-            self.listener.anonymous,
-        )
-        try:
-            if not self.engine.healthy:
-                raise Unavailable("the database is away; try again")
-            principal = await self._gateway.authenticator.authenticate(credentials)
-        except MsgwebError as error:
-            self.end(error)
-            return
-        if self._ending:
-            return
-        try:
-            self.usage = self._gateway.usages.enter(principal)
-        except MsgwebError as error:
-            self.end(error)
-            return
+    def entered_by(self, event: Connect, principal: Principal) -> None:
+        """Somebody has come in: CONNECTED, then what was said meanwhile."""
         self._stop_timer("login")
-        self.principal = principal
         self.namespace = principal.namespace
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
         self.version = self.core.version
         self._write(self.core.accept(self._gateway.next_session(), f"{SERVER} ({self.dialect.server})"))
         self._beating.start()
-        try:
-            self._handle(self.core.receive(b""))
-        finally:
-            self.release_hold("log-in")
-            self._meter()
+        self._handle(self.core.receive(b""))
 
-    def access_changed(self, principal: Principal | None) -> None:
-        """What this login may do is another thing now: what was worked out from it is forgotten.
-
-        Args:
-            principal: the same as before but for its access and limits; None: the log-in is gone.
-        """
-        if self._ending or self._refused:
-            return
-        if principal is None:
-            self.end(AccessRefused("this log-in was revoked, or has expired"))
-            return
-        self.principal = principal
-        self.usage.limits = principal.limits
+    def forget_plans(self) -> None:
+        """What was worked out of heads of SENDs counts no more."""
         self.core.forget_heads()
         for event in self._later:
             if type(event) is Send:
                 event.head.plan = None
-        try:
-            self.receiving.check_access()
-        except AccessRefused as error:
-            self.end(error)
-
-    def _meter(self) -> None:
-        """Count what was sent, where the key's sends are limited; the socket is not read while it is over the limit."""
-        sends = self._sent - self._metered
-        if sends and self.usage.limits.sends_per_second is not None:
-            seconds = self.usage.pause_after(sends, self.loop.time())
-            if seconds and not self._ending:
-                self.hold("rate")
-                self._start_timer("rate", seconds, lambda: self.release_hold("rate"))
-        self._metered = self._sent
 
     # -- the end
 
@@ -476,13 +423,8 @@ class ClientConnection(asyncio.Protocol):
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
-        if self._lost or self._ending:
-            self._leave()
-
-    def _leave(self) -> None:
-        if self.principal is not None and self.usage.connections:
-            self._gateway.usages.leave(self.principal, self.usage)
-            self.usage = Usage()
+        if self._ending:
+            self.entering.leave()
 
     def _log(self) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""
@@ -496,7 +438,7 @@ class ClientConnection(asyncio.Protocol):
             principal.namespace if principal else "-",
             self.core.version,
             self.loop.time() - self._opened,
-            self._sent,
+            self.sent,
             self.delivered,
             self._reason,
         )
@@ -515,10 +457,20 @@ class ClientConnection(asyncio.Protocol):
         return self._gateway.queues
 
     @property
+    def principal(self) -> Principal | None:
+        """Who it is; None before log-in."""
+        return self.entering.principal
+
+    @property
     def entered(self) -> Principal:
         """Who it is, after log-in."""
-        assert self.principal is not None, "the core lets nothing through before CONNECT"
-        return self.principal
+        assert self.entering.principal is not None, "the core lets nothing through before CONNECT"
+        return self.entering.principal
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is heard any more, but perhaps an ERROR is still to be said."""
+        return self._ending or self._refused
 
     @property
     def subscriber(self) -> wishes.Subscriber:

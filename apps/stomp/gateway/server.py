@@ -127,7 +127,7 @@ class Gateway:
         for connection in list(self.connections):
             principal = connection.principal
             if principal is not None and principal in changed:
-                connection.access_changed(changed[principal])
+                connection.entering.change(changed[principal])
 
     def next_session(self) -> str:
         """A name for CONNECTED's `session`, which no connection had before."""
