@@ -183,6 +183,27 @@ def test_several_processes_share_the_port_and_stop_together(installation: Instal
     assert not any(alive(child) for child in both)
 
 
+def test_a_key_that_is_revoked_in_sql_ends_its_connections_in_every_process(
+    installation: Installation, clients: Clients
+) -> None:
+    installation.start("stomp", arguments=("--processes", "2"))
+    both = [clients.connected() for _ in range(10)]  # each connection lands in one process or the other
+    for client in both:
+        client.confirmed("SEND", destination="/topic/x")
+    login = installation.credentials["stomp"]["login"]
+    installation.query("UPDATE accounts_accesskey SET revoked_at = now() WHERE login = %s", (login,))
+    for client in both:
+        client.expect_error("access_refused")
+        client.expect_end()
+    again = clients.new()
+    again.send("CONNECT", accept_version="1.2", login=login, passcode=installation.credentials["stomp"]["passcode"])
+    again.expect_error("access_refused")
+    assert (
+        installation.query("SELECT actor, kind FROM accounts_auditentry WHERE action = 'changed'")[0][1] == "access key"
+    )
+    assert installation.stop("stomp") == 0
+
+
 def test_a_process_that_dies_is_started_again(installation: Installation, clients: Clients) -> None:
     installation.start("stomp", arguments=("--processes", "2"))
     parent = installation.pid("stomp")
