@@ -244,9 +244,8 @@ class ClientConnection(asyncio.Protocol):
     def _handle_other(self, event: Event) -> None:
         match event:
             case Connect():
-                self.hold("log-in")
-                peer = self._peer[0] if self._peer else ""
-                self.start_task(self.entering.enter(event, peer, self._transport.get_extra_info("peercert")))
+                certificate = self._transport.get_extra_info("peercert") if self.listener.tls is not None else None
+                self.entering.connect(event, self._peer[0] if self._peer else "", certificate)
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():

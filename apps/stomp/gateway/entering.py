@@ -32,35 +32,51 @@ class Entering:
         self.usage: Usage = NOTHING
         self.metered = 0
 
-    async def enter(self, event: Connect, peer: str, certificate: dict[str, object] | None) -> None:
-        """Let the client in, or end its connection with an ERROR.
+    def connect(self, event: Connect, peer: str, certificate: dict[str, object] | None) -> None:
+        """CONNECT: let the client in, or end its connection with an ERROR.
+
+        Who has logged in like this a moment ago comes in at once: a PHP page connects on each request.
 
         Args:
             peer: its address, without the port.
             certificate: which TLS has verified.
         """
-        connection, gateway = self._connection, self._gateway
+        connection = self._connection
         listener = connection.listener
+        credentials = Credentials(
+            event.login, event.passcode, event.host, listener.namespace, peer, certificate, listener.anonymous
+        )
+        known = self._gateway.authenticator.remembered(credentials) if connection.engine.healthy else None
+        if known is not None:
+            self._enter(event, known)
+        else:
+            connection.hold("log-in")
+            connection.start_task(self._authenticate(event, credentials))
+
+    async def _authenticate(self, event: Connect, credentials: Credentials) -> None:
+        connection = self._connection
         try:
             if not connection.engine.healthy:
                 raise Unavailable("the database is away; try again")
-            principal = await gateway.authenticator.authenticate(
-                Credentials(
-                    event.login, event.passcode, event.host, listener.namespace, peer, certificate, listener.anonymous
-                )
-            )
-            if connection.is_over:
-                return
-            self.usage = gateway.usages.enter(principal)
+            principal = await self._gateway.authenticator.authenticate(credentials)
         except MsgwebError as error:
             connection.end(error)
             return
-        self.principal = principal
         try:
-            connection.entered_by(event, principal)
+            if not connection.is_over:
+                self._enter(event, principal)
         finally:
             connection.release_hold("log-in")
             self.meter()
+
+    def _enter(self, event: Connect, principal: Principal) -> None:
+        try:
+            self.usage = self._gateway.usages.enter(principal)
+        except MsgwebError as error:
+            self._connection.end(error)
+            return
+        self.principal = principal
+        self._connection.entered_by(event, principal)
 
     def change(self, principal: Principal | None) -> None:
         """What this login may do is another thing now.
