@@ -377,7 +377,7 @@ def test_a_key_that_is_gone_ends_its_connections_and_no_others(shop: Shop, end: 
 def test_a_key_that_expires_ends_its_connections_though_nobody_says_so(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1,))
+    monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1, lambda: None))
     with RunningGateway(conninfo, accounts=True) as gateway:
         shop = Shop(gateway)
         AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))

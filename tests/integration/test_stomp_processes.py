@@ -82,6 +82,10 @@ def test_it_serves_with_a_real_key_and_ends_with_0_on_sigterm(installation: Inst
     refused = clients.new()
     refused.send("CONNECT", accept_version="1.2", login="x", passcode="very secret")
     refused.expect_error("access_refused")
+    counted = "SELECT details->'failed log-ins' FROM msgweb.session WHERE kind = 'gateway'"
+    until(
+        lambda: installation.query(counted) == [(1,)], SECONDS, "the failed log-in is counted where the console looks"
+    )
     installation.signal("stomp", signal.SIGTERM)
     client.expect_error("shutting_down")
     client.expect_end()

@@ -147,7 +147,12 @@ async def _serve(
             except OSError as error:
                 raise CommandError(_why_not(listener, error)) from error
             bound.append(replace(listener, place=Listen(listener.place.host, port)))
-        watch = AccessWatch(conninfo, authenticator, gateway)
+
+        def report() -> None:
+            if authenticator.failures.failed:
+                engine.details["failed log-ins"] = authenticator.failures.failed
+
+        watch = AccessWatch(conninfo, authenticator, gateway, looked=report)
         watch.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
         gc.collect()
