@@ -1,7 +1,9 @@
 """What a login may do, over a real gateway and the real keys; and that a change of it reaches open connections."""
 
+import json
 import socket
 import ssl
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from django.utils import timezone
 
 from apps.accounts.actors import acting_as
 from apps.accounts.models import AccessKey, ClientCertificate, Namespace, Permission
+from apps.broker import catalogue
 from apps.stomp.gateway import access_watch
 from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
 
@@ -347,6 +350,47 @@ def test_who_receives_from_what_it_may_no_longer_is_ended_and_what_it_held_goes_
     other.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="client")
     assert other.expect("MESSAGE").body == b"x"
     going_on.confirmed("UNSUBSCRIBE", id="1")
+
+
+def test_what_a_transaction_has_gathered_is_not_sent_once_it_may_not_be(shop: Shop, name: str) -> None:
+    permission = shop.restrict(f"queue/{name}", send=True)
+    shop.restrict(f"queue/{name}.other", send=True)
+    ended, going_on = shop.client(), shop.client()
+    for client, queue in ((ended, name), (going_on, f"{name}.other")):
+        client.confirmed("BEGIN", transaction="t")
+        client.send("SEND", b"x", destination=f"/queue/{queue}", transaction="t")
+        client.confirmed("SEND", destination=f"/queue/{queue}")
+    permission.delete()
+    ended.expect_error("access_refused")
+    ended.expect_end()
+    going_on.confirmed("COMMIT", transaction="t")
+    waiting = {queue.name: queue.ready for queue in catalogue.queues(HOME) if queue.name.startswith(name)}
+    assert waiting == {name: 1, f"{name}.other": 2}
+
+
+@pytest.mark.needs("php")
+def test_pecl_is_told_what_it_may_not_do_and_goes_on(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}", send=True)
+    script = """<?php
+        $stomp = new Stomp("tcp://127.0.0.1:$argv[1]", $argv[2], $argv[3]);
+        $stomp->setReadTimeout(10);
+        $say = [$stomp->send("/queue/$argv[4]", 'x', ['receipt' => '1'])];
+        $say[] = $stomp->send("/queue/$argv[4].other", 'x', ['receipt' => '2']);
+        $say[] = $stomp->error();
+        $say[] = $stomp->send("/queue/$argv[4]", 'x', ['receipt' => '3']);
+        echo json_encode($say);
+    """
+    ended = subprocess.run(
+        ["php", "--", str(shop.gateway.port), shop.key.login, shop.passcode, name],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    sent, refused, error, again = json.loads(ended.stdout)
+    assert (sent, refused, again) == (True, False, True)
+    assert f"may not send to /queue/{name}.other" in error
 
 
 @pytest.mark.parametrize("end", ["revoked", "renewed", "namespace"])

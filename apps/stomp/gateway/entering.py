@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from apps.stomp.gateway import permitted
 from apps.stomp.gateway.ports import Credentials, Principal
 from apps.stomp.gateway.usage import NOTHING, Usage
 from apps.stomp.protocol.events import Connect
@@ -95,6 +96,8 @@ class Entering:
         connection.forget_plans()
         try:
             connection.receiving.check_access()
+            for transaction in connection.acknowledging.transactions.values():
+                permitted.check_send(principal, {message.address for message in transaction.sends})
         except AccessRefused as error:
             connection.end(error)
 

@@ -123,7 +123,7 @@ class Receiving:
             AccessRefused: there is a subscription to what may not be received from any more.
         """
         for grant in self._granted.values():
-            permitted.check_receive(self._connection.entered, grant.subject, {})
+            permitted.check_receive(self._connection.entered, grant.subject)
 
     def _begin(
         self,
