@@ -12,14 +12,14 @@ from apps.stomp.gateway import wishes
 from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
 from apps.stomp.gateway.channels import Channel
+from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported
 from apps.stomp.gateway.listeners import Listener
-from apps.stomp.gateway.ports import Credentials, Principal, QueuePort
+from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
-from apps.stomp.gateway.usage import Usage
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
 from apps.stomp.protocol.events import (
@@ -37,7 +37,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from msgweb import __version__
-from msgweb.errors import AccessRefused, MsgwebError, Unavailable
+from msgweb.errors import MsgwebError
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.server import Gateway
@@ -52,8 +52,6 @@ class ClientConnection(Channel):
     """A connection to a client.
 
     Attributes:
-        principal: who it is; None before log-in.
-        usage: what its key uses, of all its connections.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
@@ -76,17 +74,16 @@ class ClientConnection(Channel):
         self.sending = Sending(self)
         self.receiving = Receiving(self)
         self.acknowledging = Acknowledging(self)
+        self.entering = Entering(self, gateway)
         self._beating = Beating(self)
         self._written: list[ClientSubscription] = []  # with messages to be acked once they are written
         self._later: list[Event] = []  # what came before the socket was held
         self._deaf = False  # no event is handled now
         self._refused = False  # an ERROR that ends it is on its way
         self._ending = False  # nothing more is read; the last frames go out
-        self.sent = self._metered = 0
+        self.sent = 0
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
-        self.principal: Principal | None = None
-        self.usage = Usage()
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -113,8 +110,8 @@ class ClientConnection(Channel):
         if self.trace is not None:
             self.trace.note("in", data)
         self._handle(self.core.receive(data))
-        if self.sent != self._metered:
-            self._meter()
+        if self.sent != self.entering.metered:
+            self.entering.meter()
         if self.engine.congested and "congestion" not in self.holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
@@ -213,7 +210,8 @@ class ClientConnection(Channel):
     def _handle_other(self, event: Event) -> None:
         match event:
             case Connect():
-                self._connect(event)
+                certificate = self._transport.get_extra_info("peercert") if self.listener.tls is not None else None
+                self.entering.connect(event, self.peer[0] if self.peer else "", certificate)
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():
@@ -284,47 +282,9 @@ class ClientConnection(Channel):
 
     # -- log-in
 
-    def _connect(self, event: Connect) -> None:
-        """CONNECT. Who has logged in like this a moment ago comes in at once: a PHP page connects on each request."""
-        credentials = Credentials(
-            event.login,
-            event.passcode,
-            event.host,
-            self.listener.namespace,
-            self.peer[0] if self.peer else "",
-            self._transport.get_extra_info("peercert") if self.listener.tls is not None else None,
-            self.listener.anonymous,
-        )
-        known = self._gateway.authenticator.remembered(credentials) if self.engine.healthy else None
-        if known is not None:
-            self._enter(event, known)
-        else:
-            self.hold("log-in")
-            self.start_task(self._authenticate(event, credentials))
-
-    async def _authenticate(self, event: Connect, credentials: Credentials) -> None:
-        try:
-            if not self.engine.healthy:
-                raise Unavailable("the database is away; try again")
-            principal = await self._gateway.authenticator.authenticate(credentials)
-        except MsgwebError as error:
-            self.end(error)
-            return
-        try:
-            if not self._ending:
-                self._enter(event, principal)
-        finally:
-            self.release_hold("log-in")
-            self._meter()
-
-    def _enter(self, event: Connect, principal: Principal) -> None:
-        try:
-            self.usage = self._gateway.usages.enter(principal)
-        except MsgwebError as error:
-            self.end(error)
-            return
+    def entered_by(self, event: Connect, principal: Principal) -> None:
+        """Somebody has come in: CONNECTED, then what was said meanwhile."""
         self.stop_timer("login")
-        self.principal = principal
         self.namespace = principal.namespace
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
@@ -335,37 +295,12 @@ class ClientConnection(Channel):
         self._beating.start()
         self._handle(self.core.receive(b""))
 
-    def access_changed(self, principal: Principal | None) -> None:
-        """What this login may do is another thing now: what was worked out from it is forgotten.
-
-        Args:
-            principal: the same as before but for its access and limits; None: the log-in is gone.
-        """
-        if self._ending or self._refused:
-            return
-        if principal is None:
-            self.end(AccessRefused("this log-in was revoked, or has expired"))
-            return
-        self.principal = principal
-        self.usage.limits = principal.limits
+    def forget_plans(self) -> None:
+        """What was worked out of heads of SENDs counts no more."""
         self.core.forget_heads()
         for event in self._later:
             if type(event) is Send:
                 event.head.plan = None
-        try:
-            self.receiving.check_access()
-        except AccessRefused as error:
-            self.end(error)
-
-    def _meter(self) -> None:
-        """Count what was sent, where the key's sends are limited; the socket is not read while it is over the limit."""
-        sends = self.sent - self._metered
-        if sends and self.usage.limits.sends_per_second is not None:
-            seconds = self.usage.pause_after(sends, self.loop.time())
-            if seconds and not self._ending:
-                self.hold("rate")
-                self.start_timer("rate", seconds, lambda: self.release_hold("rate"))
-        self._metered = self.sent
 
     # -- the end
 
@@ -444,13 +379,8 @@ class ClientConnection(Channel):
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
-        if self.lost or self._ending:
-            self._leave()
-
-    def _leave(self) -> None:
-        if self.principal is not None and self.usage.connections:
-            self._gateway.usages.leave(self.principal, self.usage)
-            self.usage = Usage()
+        if self._ending:
+            self.entering.leave()
 
     def _log(self, error: Exception | None) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""
@@ -484,10 +414,20 @@ class ClientConnection(Channel):
         return self._gateway.queues
 
     @property
+    def principal(self) -> Principal | None:
+        """Who it is; None before log-in."""
+        return self.entering.principal
+
+    @property
     def entered(self) -> Principal:
         """Who it is, after log-in."""
-        assert self.principal is not None, "the core lets nothing through before CONNECT"
-        return self.principal
+        assert self.entering.principal is not None, "the core lets nothing through before CONNECT"
+        return self.entering.principal
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is heard any more, but perhaps an ERROR is still to be said."""
+        return self._ending or self._refused
 
     @property
     def subscriber(self) -> wishes.Subscriber:

@@ -145,10 +145,6 @@ class Gateway:
         if self._status is not None:
             self._status.close()  # the last: it says that nobody is taken any more
 
-    def next_session(self) -> str:
-        """A name for CONNECTED's `session`, which no connection had before."""
-        return next(self._sessions)
-
     def principals(self) -> set[Principal]:
         """Those who are connected and whose access may change."""
         found = (connection.principal for connection in self.connections)
@@ -161,7 +157,11 @@ class Gateway:
         for connection in list(self.connections):
             principal = connection.principal
             if principal is not None and principal in changed:
-                connection.access_changed(changed[principal])
+                connection.entering.change(changed[principal])
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""

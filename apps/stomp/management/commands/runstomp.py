@@ -167,7 +167,12 @@ async def _serve(
             except OSError as error:
                 raise CommandError(_why_not(status, error)) from error
         gateway.supervision.start()
-        watch = AccessWatch(conninfo, authenticator, gateway)
+
+        def report() -> None:
+            if authenticator.failures.failed:
+                engine.details["failed log-ins"] = authenticator.failures.failed
+
+        watch = AccessWatch(conninfo, authenticator, gateway, looked=report)
         watch.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
         gc.collect()
