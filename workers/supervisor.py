@@ -3,37 +3,46 @@
 A job, from its message to its end: `begin` is recorded (then, and only then, the attempt exists), the slot does it,
 what it says is recorded as it comes, the outcome is recorded together with the reply, the message is acked. A crash
 between any two of these is harmless: the message comes again, and the job's row says what is left to do.
+
+Each of these steps is a callback of the one before, and what happens in one turn of the event loop is written, sent and
+acked together, so that a short job costs a few dozen microseconds here.
 """
 
 import asyncio
 import logging
 import random
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 import psycopg
 
-from apps.broker.engine import Address, Delivery, Engine, Message, SessionId, Subscription, Unit
+from apps.broker.engine import Address, Delivery, Engine, Message, MessageId, Refusal, Subscription, Unit
 from apps.broker.headers import decode_headers, encode_headers
+from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, Run, Start, Started
+from apps.jobs.errors import UnknownTask
+from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
 from msgweb.errors import MsgwebError, Unavailable
 from workers import wire
+from workers.claims import Claim
 from workers.control import Control
+from workers.durations import Durations
+from workers.intake import Choice, Intake
 from workers.ledger import Ended, Ledger
-from workers.limits import LogLimiter
-from workers.process import SlotDied, SlotProcess
+from workers.process import Forks, SlotDied, SlotProcess
+from workers.roster import Roster, Slot
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0, 60.0  # the pause before the second attempt, doubling with each failure up to the second figure
-DELAYED_LIMIT = 1000  # messages held while they wait to be retried; beyond, they are retried at once
-RESPAWN_SECONDS = 0.5, 15.0  # the pause before a slot that did not come up is started again, doubling
 ENGINE_RETRY_SECONDS = 2.0
 HAND_BACK_SECONDS = 10.0  # how long a worker that was told twice to stop tries to record what it hands back
+TICK_SECONDS = 0.05  # between two looks for what is held up
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
 
@@ -42,73 +51,60 @@ class Options:
     """What a worker serves, and how.
 
     Attributes:
-        queues: names of queues.
+        queues: which queues, in what proportion.
+        strict: those named first come first, whatever waits in the others.
         namespaces: None for all that there are, those to come too.
-        slots: how many jobs at a time.
+        slots: how many processes.
+        threads: how many jobs at a time in each.
         cancel_grace: seconds between asking a job to stop and ending its process.
         slot_jobs: a slot's process is replaced after so many jobs.
         slot_rss: and when it holds so many bytes after a job.
         drain_limit: seconds after which a drain hands back what still runs; None: it waits.
     """
 
-    queues: tuple[str, ...]
+    queues: tuple[Choice, ...]
+    strict: bool = False
     namespaces: tuple[str, ...] | None = None
     slots: int = 2
+    threads: int = 1
     cancel_grace: float = 10.0
     slot_jobs: int = 1000
     slot_rss: int = 512 * 1024 * 1024
     drain_limit: float | None = None
 
 
-@dataclass(slots=True, eq=False)
-class Claim:
-    """A message that this worker holds.
-
-    Attributes:
-        session: under which it is held.
-        lost: the session was fenced off: the message is somebody else's.
-        run: the attempt, once it has begun.
-        ending: why its slot is being killed, if by us: `cancelled`, `interrupted` or `lost`.
-    """
-
-    subscription: Subscription
-    delivery: Delivery
-    session: SessionId
-    job: UUID | None = None
-    run: Run | None = None
-    slot: SlotProcess | None = None
-    lost: bool = False
-    ending: str | None = None
-    limiter: LogLimiter = field(default_factory=LogLimiter)
-    grace: asyncio.TimerHandle | None = None
-    retry: asyncio.TimerHandle | None = None
-
-    def held(self) -> bool:
-        """Whether the message is still ours."""
-        return not self.lost
-
-
 class Supervisor:
     """One worker. `run` serves until `stop` was called and everything is at rest."""
 
-    def __init__(self, engine: Engine, conninfo: str, options: Options, pid: int) -> None:
+    def __init__(self, engine: Engine, conninfo: str, options: Options, pid: int, forks: Forks) -> None:
         self._engine = engine
         self._options = options
-        self._ledger = Ledger(conninfo, socket.gethostname(), pid, self._cancel)
-        self._control = Control(conninfo, self._running, self._cancel, self._namespaces)
-        self._subscriptions: dict[Address, Subscription] = {}
-        self._served: dict[Subscription, int] = {}  # when each was served last, for fairness
-        self._turn = 0
-        self._claims: dict[Subscription, set[Claim]] = {}
-        self._delayed: set[Claim] = set()
-        self._arrived: list[Claim] = []
-        self._dispatching = False
-        self._slots: set[SlotProcess] = set()
-        self._failed_starts = 0
+        self._ledger = Ledger(conninfo, socket.gethostname(), pid, self.cancel)
+        self._control = Control(conninfo, self._running, self.cancel, self._namespaces)
+        self._durations = Durations()
+        self._intake = Intake(engine, self, options.queues, strict=options.strict, known=registry.queues)
+        self._roster = Roster(
+            self,
+            forks,
+            self._durations,
+            self._spawn,
+            size=options.slots,
+            threads=options.threads,
+            jobs=options.slot_jobs,
+            rss=options.slot_rss,
+        )
+        self._at_work: dict[UUID, Claim] = {}  # those whose attempt has begun
+        self._frames: dict[SlotProcess, list[wire.Message]] = {}  # to be sent at the end of this turn of the loop
+        self._acks: dict[Subscription, list[MessageId]] = {}
+        self._releases: dict[Subscription, list[MessageId]] = {}
+        self._flushing = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._paused = False
         self._stop_asked = asyncio.Event()
         self._hand_back_asked = asyncio.Event()
+        self._quiet = asyncio.Event()  # nothing is held
         self._listed = False  # whether the namespaces are known
         self._ready = asyncio.Event()
         self._error: BaseException | None = None
@@ -124,6 +120,40 @@ class Supervisor:
             self._hand_back_asked.set()
         self._stop_asked.set()
 
+    def pause(self, paused: bool) -> None:
+        """Take no more jobs until told otherwise; those here go on."""
+        if paused != self._paused:
+            log.info("paused" if paused else "resumed")
+        self._paused = paused
+        self._flush_soon()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it takes jobs."""
+        return self._paused
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots."""
+        if slots != self._roster.size:
+            log.info("%d slots instead of %d", slots, self._roster.size)
+            self._roster.resize(slots)
+            self._flush_soon()
+
+    @property
+    def slots(self) -> int:
+        """How many there are to be."""
+        return self._roster.size
+
+    def details(self) -> dict[str, Any]:
+        """What the console shows of this worker."""
+        return {
+            "slots": self._roster.size,
+            "threads": self._options.threads,
+            "paused": self._paused,
+            "queues": self._intake.names(),
+            "namespaces": list(self._options.namespaces) if self._options.namespaces is not None else None,
+        }
+
     async def run(self) -> None:
         """Serve.
 
@@ -134,12 +164,17 @@ class Supervisor:
             return
         for task in (self._ledger.start(), self._control.start()):
             task.add_done_callback(self._failed)
-        for _ in range(self._options.slots):
-            self._spawn()
+        self._roster.fill()
         await self._stop_asked.wait()
         await self._drain()
         if self._error is not None:
             raise self._error
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._failed)
 
     def _failed(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -168,23 +203,22 @@ class Supervisor:
 
     async def _drain(self) -> None:
         self._stopping = True
-        self._grant()
-        for claim in list(self._delayed):
-            self._refuse(claim)
+        self._flush()
         running = len(self._running())
         log.info("draining: %d job%s still at work", running, "" if running == 1 else "s")
         handing_back = asyncio.get_running_loop().create_task(self._hand_back(), name="hand back")
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._quiet.wait()
         handing_back.cancel()
         await asyncio.wait([handing_back])
-        for slot in list(self._slots):
-            slot.stop()
-        await asyncio.gather(*(slot.wait() for slot in list(self._slots)))
+        await self._roster.close()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
         await self._control.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")
+        if self._ticker is not None:
+            self._ticker.cancel()
         await self._engine.close()
         log.info("stopped")
 
@@ -194,36 +228,50 @@ class Supervisor:
                 await self._hand_back_asked.wait()
         except TimeoutError:
             self._hand_back_asked.set()
-        running = self._claims_running()
+        running = list(self._at_work.values())
         log.warning("handing %d job%s back", len(running), "" if len(running) == 1 else "s")
         for claim in running:
             self._end(claim, "interrupted")
         await asyncio.sleep(HAND_BACK_SECONDS)  # a limit, not a wait: the drain cancels this task when all is done
-        for task in list(self._tasks):
-            task.cancel()
+        log.error("the interruption of some jobs could not be recorded")  # the lease will tell the others
+        self._quiet.set()
 
-    # Messages and credit
+    # -- messages
 
     def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """`Consumer.deliver`: looked at together with what else arrives in this tick, so that no queue starves."""
-        session = self._engine.session
+        """`Consumer.deliver`."""
+        session, now = self._engine.session, time.monotonic()
         for delivery in deliveries:
-            claim = Claim(subscription, delivery, session)
-            self._claims[subscription].add(claim)
-            self._arrived.append(claim)
-        self._dispatch_soon()
+            headers = decode_headers(delivery.headers)
+            name = headers.get("task", "")
+            alone, timeout = self._manner(name)
+            claim = Claim(
+                subscription, delivery, session, now, self._durations.expect(name), alone, timeout, _uuid(headers)
+            )
+            self._quiet.clear()
+            self._intake.arrive(claim)
+            if claim.job is None:
+                self._bury(claim, "no job-id" if "job-id" not in headers else "the job-id is no UUID")
+        self._flush_soon()
+
+    def _manner(self, name: str) -> tuple[bool, float | None]:
+        """Whether a job of that task must not wait in a slot, and its timeout."""
+        try:
+            registry.find(name)
+        except UnknownTask:
+            return False, None
+        return False, None
 
     def lost(self, subscription: Subscription) -> None:
         """`Consumer.lost`: whoever holds the messages now does the jobs; what runs here is ended."""
-        for claim in self._claims.get(subscription, set()).copy():
+        for claim in self._intake.held(subscription):
             log.warning("job %s is lost to another worker: this one was taken for dead", claim.job)
             claim.lost = True
-            self._claims[subscription].discard(claim)
-            if claim.retry is not None:
-                claim.retry.cancel()
-                self._delayed.discard(claim)
-            self._end(claim, "lost")
-        self._dispatch_soon()
+            if claim.slot is not None and claim.frame is not None:
+                self._end(claim, "lost")
+            else:
+                self._forget(claim)
+        self._flush_soon()
 
     def _namespaces(self, names: list[str]) -> None:
         if self._stopping:
@@ -234,197 +282,187 @@ class Supervisor:
                 log.warning("no namespace %s yet: it is served once it is there", ", ".join(sorted(missing)))
             names = [name for name in names if name in self._options.namespaces]
         self._listed = True
-        wanted = {Address(namespace, "queue", queue) for namespace in names for queue in self._options.queues}
-        for address in wanted - self._subscriptions.keys():
-            subscription = self._engine.subscribe(address, self, 0)
-            self._subscriptions[address] = subscription
-            self._served[subscription] = 0
-            self._claims[subscription] = set()
-        for address in self._subscriptions.keys() - wanted:
-            if not self._claims[self._subscriptions[address]]:
-                subscription = self._subscriptions.pop(address)
-                self._engine.unsubscribe(subscription)
-                del self._served[subscription], self._claims[subscription]
-        self._grant()
+        self._intake.serve(names)
+        self._flush_soon()
 
-    def _free(self) -> list[SlotProcess]:
-        return [slot for slot in self._slots if slot.idle]
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
 
-    def _grant(self) -> None:
-        """Share the free slots out as credit.
-
-        Together the subscriptions may get more than there are slots, since any of them may be the one with work; what
-        arrives in excess goes back at once (`_dispatch`).
-        """
-        free = 0 if self._stopping else len(self._free()) - len(self._arrived)
-        share = -(-free // len(self._subscriptions)) if free > 0 and self._subscriptions else 0
-        for subscription in self._subscriptions.values():
-            credit = len(self._claims[subscription]) + share
-            if credit != subscription.credit:
-                self._engine.set_credit(subscription, credit)
-        if free > 0 and self._listed:
+    def _flush(self) -> None:
+        """The end of a turn: place what waits, send, ack, and ask for more."""
+        self._flushing = False
+        for subscription, ids in self._acks.items():
+            self._engine.ack(subscription, ids, _report)
+        self._acks.clear()
+        halted = self._stopping or self._paused
+        if not halted:
+            while (claim := self._intake.next(self._place)) is not None:
+                assert claim.job is not None
+                self._ledger.begin(
+                    Start(claim.job, claim.delivery.deliveries, int(claim.session)),
+                    lambda answer, claim=claim: self._begun(claim, answer),  # type: ignore[misc]
+                )
+        for slot, frames in self._frames.items():
+            slot.send(frames)
+        self._frames.clear()
+        self._give_back(halted)
+        free, room = (0, 0) if halted else (self._roster.free(), self._roster.room())
+        self._intake.grant(free, room)
+        # What goes back does so once the credit for it is gone, or it would come again.
+        for subscription, ids in self._releases.items():
+            self._engine.release(subscription, ids, _report)
+        self._releases.clear()
+        held = self._intake.held()
+        if not held:
+            self._quiet.set()
+        elif self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        if self._listed and self._roster.free() > 0:
             self._ready.set()
 
-    def _dispatch_soon(self) -> None:
-        if not self._dispatching:
-            self._dispatching = True
-            asyncio.get_running_loop().call_soon(self._dispatch)
+    def _place(self, claim: Claim) -> bool:
+        slot = self._roster.place(claim)
+        if slot is not None:
+            self._roster.reserve(slot, claim)
+        return slot is not None
 
-    def _dispatch(self) -> None:
-        self._dispatching = False
-        arrived, self._arrived = self._arrived, []
-        arrived.sort(key=lambda claim: self._served[claim.subscription])  # stable: in order within a queue
-        free = [] if self._stopping else self._free()
-        for claim in arrived:
-            if claim.lost:
-                continue
-            slot = free.pop() if free else None
-            if slot is None:
-                self._refuse(claim)
-                continue
-            self._turn += 1
-            self._served[claim.subscription] = self._turn
-            slot.idle = False
-            task = asyncio.get_running_loop().create_task(self._work(claim, slot), name=f"message {claim.delivery.id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._worked)
-        self._grant()
+    def _tick(self) -> None:
+        """While anything is held: see to what is held up."""
+        self._ticker = None
+        self._roster.recall_held_up()
+        self._flush()
 
-    def _worked(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self._failed(task)
-        self._dispatch_soon()
+    def _give_back(self, halted: bool) -> None:
+        """What has waited for too long goes to whoever has room."""
+        for claim in self._intake.waiting() if halted else self._intake.impatient(time.monotonic()):
+            self._refuse(claim)
 
-    def _settle(self, claim: Claim, verb: str) -> None:
-        """Ack or nack the message of a claim, and forget the claim."""
-        self._claims.get(claim.subscription, set()).discard(claim)
-        if claim.lost:
-            return
-
-        def done(error: MsgwebError | None) -> None:
-            if error is not None:
-                log.debug("message %d of job %s: %s", claim.delivery.id, claim.job, error)
-
-        getattr(self._engine, verb)(claim.subscription, [claim.delivery.id], done)
+    def _forget(self, claim: Claim) -> None:
+        """It is held no longer."""
+        claim.settle()
+        self._roster.leave(claim)
+        if claim.job is not None and self._at_work.get(claim.job) is claim:
+            del self._at_work[claim.job]
+        self._intake.forget(claim)
+        self._flush_soon()
 
     def _accept(self, claim: Claim) -> None:
-        self._settle(claim, "ack")
+        """Its message is dealt with."""
+        self._forget(claim)
+        if not claim.lost:
+            self._acks.setdefault(claim.subscription, []).append(claim.delivery.id)
 
     def _refuse(self, claim: Claim) -> None:
-        if claim.retry is not None:
-            claim.retry.cancel()
-            self._delayed.discard(claim)
-        self._settle(claim, "nack")
-        self._dispatch_soon()
+        """Its message goes back."""
+        self._forget(claim)
+        if not claim.lost:
+            self._releases.setdefault(claim.subscription, []).append(claim.delivery.id)
 
     def _refuse_later(self, claim: Claim, failures: int) -> None:
-        """Hold a message until its job may be tried again; then let whoever is free have it."""
+        """Its message goes back, and comes again after a pause, which the database keeps."""
+        self._forget(claim)
         first, longest = RETRY_SECONDS
         pause = min(longest, first * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
-        if self._stopping or claim.lost or len(self._delayed) >= DELAYED_LIMIT:
-            self._refuse(claim)
-            return
-        self._delayed.add(claim)
-        claim.retry = asyncio.get_running_loop().call_later(pause, self._refuse, claim)
+        if not claim.lost:
+            self._engine.nack(claim.subscription, [claim.delivery.id], _report, Refusal(delay=pause))
 
     def _bury(self, claim: Claim, reason: str) -> None:
         """Move a message that is no job to the queue's dead letters."""
+        self._forget(claim)
         address = claim.delivery.address
         log.warning("a message in %s is no job (%s): it goes to %s%s", address, reason, DEAD_LETTERS, address.name)
         headers = claim.delivery.headers + encode_headers({"dead-letter-reason": reason})
         target = Address(address.namespace, "queue", DEAD_LETTERS + address.name)
         message = Message(target, claim.delivery.body, headers, claim.delivery.persistent)
-        self._claims[claim.subscription].discard(claim)
         self._engine.transact(Unit(sends=[message], acks=[(claim.subscription, [claim.delivery.id])]))
 
-    # Jobs
+    # -- a job's way
 
-    async def _work(self, claim: Claim, slot: SlotProcess) -> None:
-        """Drive one message to its end."""
-        try:
-            started = await self._begin(claim)
-            if started is None or not claim.held():
-                self._give_free(slot)
-                return
-            if not slot.alive:
-                finish = Finish(started.run, "interrupted", note="its process ended before it began")
-            elif self._hand_back_asked.is_set():
-                finish = Finish(started.run, "interrupted", note="handed back: the worker was stopped")
+    def _begun(self, claim: Claim, answer: Started | NotStarted | psycopg.Error) -> None:
+        """Its start was recorded, or not."""
+        if isinstance(answer, psycopg.Error):
+            log.error("job %s cannot be begun: %s", claim.job, answer)
+            self._refuse_later(claim, 1)
+        elif isinstance(answer, NotStarted):
+            if answer.reason == "missing":
+                self._bury(claim, "there is no such job")
+            elif answer.reason == "final":
+                self._accept(claim)
+            else:  # a later delivery of this message is at work: this one is not held any more
+                self._refuse(claim)
+        elif not claim.lost:
+            run = claim.run = answer.run
+            claim.frame = wire.RunJob(str(run.job), run.attempt, answer.namespace, answer.task, answer.arguments)
+            self._at_work[run.job] = claim
+            if self._hand_back_asked.is_set():
+                self._finish(claim, Finish(run, "interrupted", note="handed back: the worker was stopped"))
             else:
-                finish = await self._do(claim, slot, started)
-            if claim.held():
-                self._conclude(claim, await self._ledger.finish(finish))
-        except psycopg.Error:
-            log.exception("job %s: its end cannot be recorded", claim.job)
-            self._refuse_later(claim, 1)
-        except asyncio.CancelledError:  # the second stop's limit is over: the lease will tell the others
-            log.error("job %s: its interruption could not be recorded", claim.job)
-        finally:
-            if claim.grace is not None:
-                claim.grace.cancel()
+                self._send(claim)
+        self._flush_soon()
 
-    def _give_free(self, slot: SlotProcess) -> None:
-        slot.idle = slot.alive and slot in self._slots
+    def _send(self, claim: Claim) -> None:
+        """Its attempt has begun: to its slot."""
+        assert claim.frame is not None
+        if not self._roster.enter(claim):
+            self._send_elsewhere(claim, "its process was stopped before it began")
+            return
+        process = claim.slot.process
+        self._frames.setdefault(process, []).append(claim.frame)
+        log.debug("job %s: %s, attempt %d, slot %d", claim.job, claim.frame.task, claim.frame.attempt, process.pid)
+        if claim.ending is not None:
+            self._frames[process].append(wire.CancelJob(claim.frame.job, claim.frame.attempt))
+        if claim.timeout is not None and claim.deadline is None:
+            claim.deadline = asyncio.get_running_loop().call_later(claim.timeout, self._ask_to_stop, claim, "timeout")
+        self._flush_soon()
 
-    async def _begin(self, claim: Claim) -> Started | None:
-        """Record the start. None: there is nothing to do, and the message is seen to."""
-        headers = decode_headers(claim.delivery.headers)
-        try:
-            claim.job = UUID(headers["job-id"])
-        except KeyError:
-            self._bury(claim, "no job-id")
-            return None
-        except ValueError:
-            self._bury(claim, "the job-id is no UUID")
-            return None
-        try:
-            answer = await self._ledger.begin(Start(claim.job, claim.delivery.deliveries, int(claim.session)))
-        except psycopg.Error:
-            log.exception("job %s cannot be begun", claim.job)
-            self._refuse_later(claim, 1)
-            return None
-        if isinstance(answer, Started):
-            claim.run = answer.run
-            return answer
-        if answer.reason == "missing":
-            self._bury(claim, "there is no such job")
-        elif answer.reason == "final":
-            self._accept(claim)
-        else:  # a later delivery of this message is at work: this one is not held any more
-            self._refuse(claim)
-        return None
-
-    async def _do(self, claim: Claim, slot: SlotProcess, started: Started) -> Finish:
-        run = started.run
-        claim.slot = slot
-        log.info("job %s: %s, attempt %d", run.job, started.task, run.attempt)
-        try:
-            job = wire.RunJob(str(run.job), run.attempt, started.namespace, started.task, started.arguments)
-            ended = await slot.run(job)
-        except SlotDied as death:
-            finish = self._died(claim, run, death)
+    def _send_elsewhere(self, claim: Claim, note: str) -> None:
+        """Its attempt has begun, but only on paper: to another slot, or back to the queue."""
+        slot = None if self._stopping or claim.ending else self._roster.place(claim)
+        if slot is not None:
+            self._roster.reserve(slot, claim)
+            self._send(claim)
         else:
-            finish = Finish(
-                run,
-                ended.outcome,
-                result=None if ended.result is None else Json(ended.result),
-                error=ended.error,
-                again=ended.again,
-            )
-        if notice := claim.limiter.notice():
-            self._ledger.note(LogLine(run, datetime.now(UTC), "warning", notice))
-        claim.slot = None
-        return finish
+            assert claim.run is not None
+            self._finish(claim, Finish(claim.run, "interrupted", note=note))
 
-    def _died(self, claim: Claim, run: Run, death: SlotDied) -> Finish:
-        if claim.ending == "cancelled":
-            return Finish(run, "cancelled", note="it did not stop by itself: its process was ended")
-        if claim.ending == "interrupted":
-            return Finish(run, "interrupted", note="handed back: the worker was stopped")
-        return Finish(run, "failed", error={"code": "slot_died", "message": str(death), "traceback": ""})
+    def _ended(self, claim: Claim, message: wire.Ended) -> None:
+        """Its slot says that it has ended."""
+        assert claim.run is not None
+        assert claim.frame is not None
+        self._durations.learn(claim.frame.task, message.seconds)
+        finish = Finish(
+            claim.run,
+            message.outcome,
+            result=None if message.result is None else Json(message.result),
+            error=message.error,
+            again=message.again,
+        )
+        if message.outcome == "cancelled" and claim.ending == "timeout":
+            finish = self._timed_out(claim)
+        self._finish(claim, finish)
 
-    def _conclude(self, claim: Claim, ended: Ended) -> None:
-        log.info("job %s: %s", claim.job, ended.state or "somebody else has it")
+    def _timed_out(self, claim: Claim) -> Finish:
+        assert claim.run is not None
+        error = {"code": "timeout", "message": f"the job took more than {claim.timeout:g} s", "traceback": ""}
+        return Finish(claim.run, "failed", error=error)
+
+    def _finish(self, claim: Claim, finish: Finish) -> None:
+        claim.settle()
+        self._roster.leave(claim)
+        if claim.lost:
+            self._forget(claim)
+            return
+        self._ledger.finish(finish, lambda ended: self._concluded(claim, ended))
+
+    def _concluded(self, claim: Claim, ended: Ended | psycopg.Error) -> None:
+        """Its end was recorded, or not."""
+        if isinstance(ended, psycopg.Error):
+            log.error("job %s: its end cannot be recorded: %s", claim.job, ended)
+            self._refuse_later(claim, 1)
+            return
+        log.debug("job %s: %s", claim.job, ended.state or "somebody else has it")
         if ended.state == "waiting":
             self._refuse_later(claim, ended.failures)
         elif ended.state in (None, "ready"):
@@ -432,92 +470,125 @@ class Supervisor:
         else:
             self._accept(claim)
 
-    def _claims_running(self) -> list[Claim]:
-        return [claim for claims in self._claims.values() for claim in claims if claim.slot is not None]
-
     def _running(self) -> list[UUID]:
-        return [claim.run.job for claim in self._claims_running() if claim.run is not None]
+        return [job for job, claim in self._at_work.items() if claim.slot is not None]
 
-    def _cancel(self, jobs: set[UUID]) -> None:
-        for claim in self._claims_running():
-            if claim.job in jobs and claim.slot is not None and claim.grace is None and claim.run is not None:
-                log.info("job %s: asked to cancel", claim.job)
-                claim.slot.cancel(str(claim.job), claim.run.attempt)
-                claim.grace = asyncio.get_running_loop().call_later(
-                    self._options.cancel_grace, self._end, claim, "cancelled"
-                )
+    def cancel(self, jobs: set[UUID]) -> None:
+        """Somebody wants these jobs cancelled."""
+        for job in jobs:
+            claim = self._at_work.get(job)
+            if claim is not None:
+                self._ask_to_stop(claim, "cancelled")
+
+    def _ask_to_stop(self, claim: Claim, why: str) -> None:
+        """Politely first; after a grace its process is ended."""
+        if claim.slot is None or claim.ending is not None or claim.frame is None:
+            return
+        log.info("job %s: asked to stop (%s)", claim.job, why)
+        claim.ending = why
+        claim.slot.process.send([wire.CancelJob(claim.frame.job, claim.frame.attempt)])
+        claim.grace = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end, claim, why)
 
     def _end(self, claim: Claim, why: str) -> None:
-        if claim.slot is not None:
-            claim.ending = claim.ending or why
-            claim.slot.kill()
-
-    # Slots
-
-    def _spawn(self) -> None:
-        if self._stopping or self._stop_asked.is_set():
+        """End its process. What waits in there behind it goes elsewhere, what runs beside it comes again."""
+        claim.ending = claim.ending or why
+        if claim.slot is None:
             return
-        slot = SlotProcess(self)
-        self._slots.add(slot)
-        task = asyncio.get_running_loop().create_task(self._start_slot(slot), name="start of a slot")
-        self._tasks.add(task)
-        task.add_done_callback(self._worked)
-
-    async def _start_slot(self, slot: SlotProcess) -> None:
-        try:
-            await slot.start()
-        except OSError as error:
-            log.error("no process for a slot: %s", error)
-            self.slot_ended(slot)
-
-    def slot_idle(self, slot: SlotProcess) -> None:
-        """`process.Owner`: it is free; or has done enough, and gives way to a fresh one."""
-        self._failed_starts = 0
-        if slot.jobs and (slot.jobs >= self._options.slot_jobs or slot.rss >= self._options.slot_rss):
-            log.info("slot %d is replaced after %d jobs, with %d MiB", slot.pid, slot.jobs, slot.rss >> 20)
-            slot.stop()
-            return
-        self._dispatch_soon()
-
-    def slot_said(self, slot: SlotProcess, message: wire.Progress | wire.Log) -> None:
-        """`process.Owner`: progress or a line of the log."""
-        claim = self._claim_of(slot)
-        if claim is None or claim.run is None or claim.lost:
-            return
-        at = datetime.fromtimestamp(message.at, UTC)
-        if isinstance(message, wire.Log):
-            self._ledger.note(LogLine(claim.run, at, message.level, message.text))
+        if self._roster.at_work(claim):
+            claim.slot.process.kill()
         else:
-            self._ledger.note(Mark(claim.run, at, message.done, message.total, message.text))
+            self._roster.recall(claim.slot)
 
-    def slot_printed(self, slot: SlotProcess, line: str) -> None:
-        """`process.Owner`: raw output is the job's log too."""
-        claim = self._claim_of(slot)
-        if claim is None or claim.run is None:
-            log.warning("slot %d: %s", slot.pid, line)
-        elif claim.limiter.admit():
-            now = datetime.now(UTC)
-            if notice := claim.limiter.notice():
-                self._ledger.note(LogLine(claim.run, now, "warning", notice))
-            self._ledger.note(LogLine(claim.run, now, "info", clean(line, LINE_LIMIT)))
+    # -- what slots say
 
-    def slot_ended(self, slot: SlotProcess) -> None:
-        """`process.Owner`: another takes its place."""
-        self._slots.discard(slot)
-        if self._stopping or self._stop_asked.is_set():
-            return
-        if slot.ever_idle:
-            self._spawn()
+    def slot_up(self, slot: SlotProcess) -> None:
+        """`process.Owner`: it is there."""
+        self._roster.up(slot)
+        self._flush_soon()
+
+    def slot_said(self, slot: SlotProcess, message: wire.Message) -> None:
+        """`process.Owner`: of one of its jobs, or of itself."""
+        mine = self._roster.of(slot)
+        if isinstance(message, wire.Health):
+            self._roster.look_at(slot)
+        elif isinstance(message, wire.Returned):
+            self._returned(mine, message.jobs)
+        elif isinstance(message, wire.Ended | wire.Log | wire.Progress):
+            claim = mine.claims.get(message.job)
+            if claim is None or claim.run is None:
+                if isinstance(message, wire.Log):
+                    log.warning("slot %d: %s", slot.pid, message.text)
+            elif isinstance(message, wire.Ended):
+                self._ended(claim, message)
+                self._roster.look_at(slot)
+            elif claim.lost:
+                pass
+            elif isinstance(message, wire.Log):
+                at = datetime.fromtimestamp(message.at, UTC)
+                self._ledger.note(LogLine(claim.run, at, message.level, message.text))
+            else:
+                at = datetime.fromtimestamp(message.at, UTC)
+                self._ledger.note(Mark(claim.run, at, message.done, message.total, message.text))
+
+    def slot_settled(self, slot: SlotProcess) -> None:
+        """`process.Owner`: all that came at once has been said."""
+        self._flush_soon()
+
+    def _returned(self, slot: Slot, jobs: list[str]) -> None:
+        slot.recalled = False
+        for job in jobs:
+            claim = slot.claims.get(job)
+            if claim is not None:
+                self._roster.leave(claim)
+                if claim.lost:
+                    self._forget(claim)
+                else:
+                    self._send_elsewhere(claim, "the job before it took long")
+
+    def slot_ended(self, process: SlotProcess, death: SlotDied, last_words: list[str]) -> None:
+        """`process.Owner`: what it was at has failed with it; what it had not begun goes elsewhere."""
+        slot = self._roster.of(process)
+        at_work = self._roster.beginning(slot)
+        for line in last_words:
+            if len(at_work) == 1 and at_work[0].run is not None and not at_work[0].lost:
+                self._ledger.note(LogLine(at_work[0].run, datetime.now(UTC), "info", clean(line, LINE_LIMIT)))
+            else:
+                log.warning("slot %d: %s", process.pid, line)
+        meant = any(claim.ending for claim in at_work)
+        for claim in self._roster.gone(process):
+            if claim in at_work:
+                self._died(claim, death, meant=meant)
+            elif claim.lost:
+                self._forget(claim)
+            else:
+                claim.slot = None
+                self._send_elsewhere(claim, "its process ended before it began")
+        self._flush_soon()
+
+    def _died(self, claim: Claim, death: SlotDied, *, meant: bool) -> None:
+        run = claim.run
+        assert run is not None
+        if claim.ending == "cancelled":
+            finish = Finish(run, "cancelled", note="it did not stop by itself: its process was ended")
+        elif claim.ending == "timeout":
+            finish = self._timed_out(claim)
+        elif claim.ending == "interrupted":
+            finish = Finish(run, "interrupted", note="handed back: the worker was stopped")
+        elif meant:
+            finish = Finish(run, "interrupted", note="its process was ended because of another job")
         else:
-            first, longest = RESPAWN_SECONDS
-            pause = min(longest, first * 2.0**self._failed_starts)
-            self._failed_starts += 1
-            log.error("slot %d did not come up; another is started in %g s", slot.pid, pause)
-            asyncio.get_running_loop().call_later(pause, self._spawn)
-        self._dispatch_soon()
+            finish = Finish(run, "failed", error={"code": "slot_died", "message": str(death), "traceback": ""})
+        self._finish(claim, finish)
 
-    def _claim_of(self, slot: SlotProcess) -> Claim | None:
-        for claim in self._claims_running():
-            if claim.slot is slot:
-                return claim
+
+def _uuid(headers: dict[str, str]) -> UUID | None:
+    try:
+        return UUID(headers.get("job-id", ""))
+    except ValueError:
         return None
+
+
+def _report(error: MsgwebError | None) -> None:
+    """An ack or a release was refused: the session was lost meanwhile, and the message is with others."""
+    if error is not None:
+        log.debug("a message is not held any more: %s", error)
