@@ -155,7 +155,8 @@ class Recorder:
                 again is right: a finish that took effect is refused the second time, a note is written twice.
             psycopg.DatabaseError: something in the batch cannot be kept; nothing of it was.
         """
-        async with self._connection.transaction():
+        # Two round trips: what is compared, and all that follows from it.
+        async with self._connection.pipeline(), self._connection.transaction():
             return await self._write(batch)
 
     async def _write(self, batch: Batch) -> Written:
@@ -184,21 +185,38 @@ class Recorder:
                 known = row[2:4] if row is not None else other[1:3] if other is not None else (None, None)
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
-        changed = await self._start(batch.starts, rows, peeked, written)
+        taken, cancelled = self._admit(batch.starts, rows, peeked, written)
         notes = [note for note in batch.notes if note.run in admitted]
-        changed |= await self._note(notes, rows)
-        changed |= await self._finish([item for item in batch.finishes if item.run in admitted], written)
-        if changed:
+        finishes = [item for item in batch.finishes if item.run in admitted]
+        begun = [await self._start(taken, worker) for worker in {start.worker for start in taken}]
+        marks = await self._note(notes)
+        ends = [(item.run.job, item) for item in finishes]
+        ends += [(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled]
+        ended = await self._end(ends) if ends else None
+        changed = {start.job for start in taken} | {note.run.job for note in notes} | {job for job, _ in ends}
+        asked = [row for job in changed if (row := rows[job])[7]]
+        if changed and not asked:
+            await self._run("notify", channel=EVENTS, ids=list(changed))
+
+        for worker, cursor in begun:
+            for job, attempt, task, namespace, arguments in await cursor.fetchall():
+                written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
+        outcomes = {row[0]: row for row in await ended.fetchall()} if ended is not None else {}
+        for item in finishes:
+            written.finishes[item.run] = outcomes[item.run.job][1:3]
+        if asked:
+            await self._tell_askers(marks, rows, outcomes)
             await self._run("notify", channel=EVENTS, ids=list(changed))
         return written
 
-    async def _start(
+    def _admit(
         self,
         starts: Sequence[Start],
         rows: Mapping[UUID, tuple[Any, ...]],
         peeked: Mapping[UUID, tuple[Any, ...]],
         written: Written,
-    ) -> set[UUID]:
+    ) -> tuple[list[Start], list[UUID]]:
+        """Which of them may begin, and which jobs are cancelled instead; the others are answered."""
         taken: dict[UUID, Start] = {}
         cancelled: list[UUID] = []
         for start in starts:
@@ -217,34 +235,32 @@ class Recorder:
                 written.starts[start.job] = NotStarted("final")
             else:
                 taken[start.job] = start
-        if cancelled:
-            await self._end([(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled])
-        for worker in {start.worker for start in taken.values()}:
-            mine = [start for start in taken.values() if start.worker == worker]
-            begun = await self._all(
-                "start",
-                ids=[start.job for start in mine],
-                deliveries=[start.delivery for start in mine],
-                worker=worker,
-                host=self._host,
-                pid=self._pid,
-            )
-            for job, attempt, task, namespace, arguments in begun:
-                written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
-        return set(taken) | set(cancelled)
+        return list(taken.values()), cancelled
 
-    async def _note(self, notes: Sequence[LogLine | Mark], rows: Mapping[UUID, tuple[Any, ...]]) -> set[UUID]:
-        if not notes:
-            return set()
+    async def _start(self, taken: Sequence[Start], worker: int) -> tuple[int, psycopg.AsyncCursor[tuple[Any, ...]]]:
+        mine = [start for start in taken if start.worker == worker]
+        cursor = await self._run(
+            "start",
+            ids=[start.job for start in mine],
+            deliveries=[start.delivery for start in mine],
+            worker=worker,
+            host=self._host,
+            pid=self._pid,
+        )
+        return worker, cursor
+
+    async def _note(self, notes: Sequence[LogLine | Mark]) -> list[Mark]:
+        """Record them; the latest mark of each run."""
         latest = {note.run: note for note in notes if isinstance(note, Mark)}
         kept = [note for note in notes if isinstance(note, LogLine) or latest[note.run] is note]
-        await self._run(
-            "append_events",
-            ids=[note.run.job for note in kept],
-            ats=[note.at for note in kept],
-            kinds=["log" if isinstance(note, LogLine) else "progress" for note in kept],
-            data=[json.dumps(_data(note), ensure_ascii=False) for note in kept],
-        )
+        if kept:
+            await self._run(
+                "append_events",
+                ids=[note.run.job for note in kept],
+                ats=[note.at for note in kept],
+                kinds=["log" if isinstance(note, LogLine) else "progress" for note in kept],
+                data=[json.dumps(_data(note), ensure_ascii=False) for note in kept],
+            )
         marks = list(latest.values())
         if marks:
             await self._run(
@@ -255,24 +271,10 @@ class Recorder:
                 totals=[mark.total for mark in marks],
                 texts=[mark.text for mark in marks],
             )
-        for mark in marks:
-            job, namespace, *_, reply_to, correlation_id, wants_progress = rows[mark.run.job]
-            if reply_to and wants_progress:
-                body = json.dumps(_data(mark), ensure_ascii=False)
-                await self._reply(job, namespace, reply_to, correlation_id, "progress", body, persistent=False)
-        return {note.run.job for note in kept}
+        return marks
 
-    async def _finish(self, finishes: Sequence[Finish], written: Written) -> set[UUID]:
-        if not finishes:
-            return set()
-        ended = await self._end([(item.run.job, item) for item in finishes])
-        for item in finishes:
-            written.finishes[item.run] = ended[item.run.job]
-        return set(ended)
-
-    async def _end(self, finishes: Sequence[tuple[UUID, Finish]]) -> dict[UUID, tuple[str, int]]:
-        """End jobs whose rows are locked, and send the replies of those that are final now."""
-        rows = await self._all(
+    async def _end(self, finishes: Sequence[tuple[UUID, Finish]]) -> psycopg.AsyncCursor[tuple[Any, ...]]:
+        return await self._run(
             "finish",
             ids=[job for job, _ in finishes],
             outcomes=[item.outcome for _, item in finishes],
@@ -281,13 +283,23 @@ class Recorder:
             again=[item.again for _, item in finishes],
             notes=[item.note for _, item in finishes],
         )
-        ended = {}
-        for job, state, failures, namespace, reply_to, correlation_id, result, error in rows:
-            ended[job] = (state, failures)
+
+    async def _tell_askers(
+        self,
+        marks: Sequence[Mark],
+        rows: Mapping[UUID, tuple[Any, ...]],
+        outcomes: Mapping[UUID, tuple[Any, ...]],
+    ) -> None:
+        """Send the replies of jobs that are final now, and progress to those who want it."""
+        for mark in marks:
+            job, namespace, *_, reply_to, correlation_id, wants_progress = rows[mark.run.job]
+            if reply_to and wants_progress:
+                body = json.dumps(_data(mark), ensure_ascii=False)
+                await self._reply(job, namespace, reply_to, correlation_id, "progress", body, persistent=False)
+        for job, state, _, namespace, reply_to, correlation_id, result, error in outcomes.values():
             if reply_to and state in FINAL_STATES:
                 event, body = replies.outcome(state, result, json.loads(error) if error else None)
                 await self._reply(job, namespace, reply_to, correlation_id, event, body, persistent=True)
-        return ended
 
     async def _reply(
         self, job: UUID, namespace: str, reply_to: str, correlation_id: str, event: str, body: str, *, persistent: bool
