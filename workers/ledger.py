@@ -28,6 +28,12 @@ WRITE_SECONDS = 30.0  # a transaction that takes longer is given up: the network
 RECONNECT_SECONDS = 0.2, 5.0  # between attempts to connect, doubling from the first to the second
 UNRECORDABLE = "unrecordable"
 
+#: The statements name their rows by id. A plan made while the tables were empty would scan them when they are not.
+PLANNING = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+)
+
 #: So that a network that swallows packets is noticed by the kernel: 15 s without an answer.
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
 
@@ -239,7 +245,9 @@ class Ledger:
         told = False
         while self._connection is None:
             try:
-                self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                await connection.execute(PLANNING)
+                self._connection = connection
             except psycopg.OperationalError as error:
                 if not told:
                     log.warning("the database does not answer: %s", str(error).strip())
@@ -253,6 +261,9 @@ class Ledger:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
         self._work.set()
         if connection is not None:
             await connection.close()

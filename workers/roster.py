@@ -151,9 +151,7 @@ class Roster:
         slot.stopping = True
         if slot.process.up:
             slot.process.stop()
-            if slot.claims:
-                self.recall(slot)
-            else:
+            if not slot.claims:
                 slot.process.hurry()
 
     async def close(self) -> None:
@@ -176,12 +174,16 @@ class Roster:
         """How many jobs could begin at once."""
         return sum(max(0, self._threads - slot.count) for slot in self._taking())
 
-    def place(self, claim: Claim) -> Slot | None:
-        """A slot for the job: where it begins soonest. None: there is no room for it now."""
+    def place(self, claim: Claim, *, pressed: bool = False) -> Slot | None:
+        """A slot for the job: where it begins soonest. None: there is no room for it now.
+
+        Args:
+            pressed: it was on its way to another slot: take it even if that makes one job too many.
+        """
         best: Slot | None = None
         for slot in self._taking():
             count = slot.count
-            if count >= self._threads and not self._may_wait(slot, claim):
+            if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1):
                 continue
             if best is None or (count, slot.load) < (best.count, best.load):
                 best = slot
@@ -190,12 +192,12 @@ class Roster:
     def _taking(self) -> list[Slot]:
         return [slot for slot in self._slots.values() if slot.process.up and not (slot.stopping or slot.recalled)]
 
-    def _may_wait(self, slot: Slot, claim: Claim) -> bool:
+    def _may_wait(self, slot: Slot, claim: Claim, most: int) -> bool:
         return (
             not claim.alone
             and claim.expected <= QUICK
-            and slot.load + claim.expected <= AHEAD_SECONDS
-            and slot.count < self._threads + AHEAD_JOBS
+            and slot.load + claim.expected <= AHEAD_SECONDS * most
+            and slot.count < self._threads + AHEAD_JOBS * most
             and not math.isinf(slot.load)
         )
 

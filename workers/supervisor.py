@@ -27,7 +27,7 @@ from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
 from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
-from msgweb.errors import MsgwebError, Unavailable
+from msgweb.errors import Unavailable
 from workers import wire
 from workers.claims import Claim
 from workers.control import Control
@@ -294,7 +294,8 @@ class Supervisor:
         """The end of a turn: place what waits, send, ack, and ask for more."""
         self._flushing = False
         for subscription, ids in self._acks.items():
-            self._engine.ack(subscription, ids, _report)
+            # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
+            self._engine.ack(subscription, ids)
         self._acks.clear()
         halted = self._stopping or self._paused
         if not halted:
@@ -312,7 +313,7 @@ class Supervisor:
         self._intake.grant(free, room)
         # What goes back does so once the credit for it is gone, or it would come again.
         for subscription, ids in self._releases.items():
-            self._engine.release(subscription, ids, _report)
+            self._engine.release(subscription, ids)
         self._releases.clear()
         held = self._intake.held()
         if not held:
@@ -366,7 +367,7 @@ class Supervisor:
         first, longest = RETRY_SECONDS
         pause = min(longest, first * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
         if not claim.lost:
-            self._engine.nack(claim.subscription, [claim.delivery.id], _report, Refusal(delay=pause))
+            self._engine.nack(claim.subscription, [claim.delivery.id], refusal=Refusal(delay=pause))
 
     def _bury(self, claim: Claim, reason: str) -> None:
         """Move a message that is no job to the queue's dead letters."""
@@ -419,7 +420,7 @@ class Supervisor:
 
     def _send_elsewhere(self, claim: Claim, note: str) -> None:
         """Its attempt has begun, but only on paper: to another slot, or back to the queue."""
-        slot = None if self._stopping or claim.ending else self._roster.place(claim)
+        slot = None if self._stopping or claim.ending else self._roster.place(claim, pressed=True)
         if slot is not None:
             self._roster.reserve(slot, claim)
             self._send(claim)
@@ -586,9 +587,3 @@ def _uuid(headers: dict[str, str]) -> UUID | None:
         return UUID(headers.get("job-id", ""))
     except ValueError:
         return None
-
-
-def _report(error: MsgwebError | None) -> None:
-    """An ack or a release was refused: the session was lost meanwhile, and the message is with others."""
-    if error is not None:
-        log.debug("a message is not held any more: %s", error)

@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 
 from apps.jobs import replies
 from apps.jobs.channels import EVENTS
-from apps.jobs.queries import query
+from apps.jobs.pipelined import Pipelined, Row, Step
 
 Json = NewType("Json", str)  # a text that `registry.to_json` made
 
@@ -140,12 +140,16 @@ class Written:
 
 
 class Recorder:
-    """Writes batches on a connection of its own, which is in autocommit mode."""
+    """Writes batches on a connection of its own, which is in autocommit mode. `close` before that is closed."""
 
-    def __init__(self, connection: AsyncConnection[tuple[Any, ...]], host: str, pid: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: AsyncConnection[Row], host: str, pid: int) -> None:
+        self._statements = Pipelined(connection)
         self._host = host
         self._pid = pid
+
+    def close(self) -> None:
+        """The connection is about to be closed."""
+        self._statements.close()
 
     async def write(self, batch: Batch) -> Written:
         """Write a batch as one transaction.
@@ -155,19 +159,25 @@ class Recorder:
                 again is right: a finish that took effect is refused the second time, a note is written twice.
             psycopg.DatabaseError: something in the batch cannot be kept; nothing of it was.
         """
-        # Two round trips: what is compared, and all that follows from it.
-        async with self._connection.pipeline(), self._connection.transaction():
+        try:
             return await self._write(batch)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.DatabaseError:
+            await self._statements.run([("rollback", {})])
+            raise
 
     async def _write(self, batch: Batch) -> Written:
+        """Two round trips, mostly: what is compared, and all that follows from it."""
         written = Written()
         runs = {item.run for item in (*batch.notes, *batch.finishes)}
         ids = {start.job for start in batch.starts} | {run.job for run in runs}
         if not ids:
             return written
-        rows = {row[0]: row for row in await self._all("lock", ids=list(ids))}
+        _, locked = await self._statements.run([("begin", {}), ("lock", {"ids": list(ids)})])
+        rows = {row[0]: row for row in locked}
         if len(rows) < len(ids):
-            peeked = {row[0]: row for row in await self._all("peek", ids=[i for i in ids if i not in rows])}
+            peeked = {row[0]: row for row in await self._rows("peek", ids=[i for i in ids if i not in rows])}
         else:
             peeked = {}
 
@@ -187,33 +197,35 @@ class Recorder:
 
         taken, cancelled = self._admit(batch.starts, rows, peeked, written)
         notes = [note for note in batch.notes if note.run in admitted]
+        marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
         finishes = [item for item in batch.finishes if item.run in admitted]
-        begun = [await self._start(taken, worker) for worker in {start.worker for start in taken}]
-        marks = await self._note(notes)
         ends = [(item.run.job, item) for item in finishes]
         ends += [(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled]
-        ended = await self._end(ends) if ends else None
         changed = {start.job for start in taken} | {note.run.job for note in notes} | {job for job, _ in ends}
-        asked = [row for job in changed if (row := rows[job])[7]]
-        if changed and not asked:
-            await self._run("notify", channel=EVENTS, ids=list(changed))
-
-        for worker, cursor in begun:
-            for job, attempt, task, namespace, arguments in await cursor.fetchall():
+        told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
+        asked = any(rows[job][7] for job in changed)  # somebody may want a reply: it depends on what follows
+        workers = {start.worker for start in taken}
+        steps = [self._starting(taken, worker) for worker in workers]
+        steps += _noting(notes, marks)
+        if ends:
+            steps.append(_ending(ends))
+        results = await self._statements.run(steps if asked else [*steps, *told])
+        for worker, begun in zip(workers, results, strict=False):
+            for job, attempt, task, namespace, arguments in begun:
                 written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
-        outcomes = {row[0]: row for row in await ended.fetchall()} if ended is not None else {}
+        outcomes = {row[0]: row for row in results[len(steps) - 1]} if ends else {}
         for item in finishes:
             written.finishes[item.run] = outcomes[item.run.job][1:3]
         if asked:
             await self._tell_askers(marks, rows, outcomes)
-            await self._run("notify", channel=EVENTS, ids=list(changed))
+            await self._statements.run(told)
         return written
 
     def _admit(
         self,
         starts: Sequence[Start],
-        rows: Mapping[UUID, tuple[Any, ...]],
-        peeked: Mapping[UUID, tuple[Any, ...]],
+        rows: Mapping[UUID, Row],
+        peeked: Mapping[UUID, Row],
         written: Written,
     ) -> tuple[list[Start], list[UUID]]:
         """Which of them may begin, and which jobs are cancelled instead; the others are answered."""
@@ -237,58 +249,21 @@ class Recorder:
                 taken[start.job] = start
         return list(taken.values()), cancelled
 
-    async def _start(self, taken: Sequence[Start], worker: int) -> tuple[int, psycopg.AsyncCursor[tuple[Any, ...]]]:
+    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
         mine = [start for start in taken if start.worker == worker]
-        cursor = await self._run(
-            "start",
-            ids=[start.job for start in mine],
-            deliveries=[start.delivery for start in mine],
-            worker=worker,
-            host=self._host,
-            pid=self._pid,
-        )
-        return worker, cursor
-
-    async def _note(self, notes: Sequence[LogLine | Mark]) -> list[Mark]:
-        """Record them; the latest mark of each run."""
-        latest = {note.run: note for note in notes if isinstance(note, Mark)}
-        kept = [note for note in notes if isinstance(note, LogLine) or latest[note.run] is note]
-        if kept:
-            await self._run(
-                "append_events",
-                ids=[note.run.job for note in kept],
-                ats=[note.at for note in kept],
-                kinds=["log" if isinstance(note, LogLine) else "progress" for note in kept],
-                data=[json.dumps(_data(note), ensure_ascii=False) for note in kept],
-            )
-        marks = list(latest.values())
-        if marks:
-            await self._run(
-                "set_progress",
-                ids=[mark.run.job for mark in marks],
-                ats=[mark.at for mark in marks],
-                dones=[mark.done for mark in marks],
-                totals=[mark.total for mark in marks],
-                texts=[mark.text for mark in marks],
-            )
-        return marks
-
-    async def _end(self, finishes: Sequence[tuple[UUID, Finish]]) -> psycopg.AsyncCursor[tuple[Any, ...]]:
-        return await self._run(
-            "finish",
-            ids=[job for job, _ in finishes],
-            outcomes=[item.outcome for _, item in finishes],
-            results=[item.result for _, item in finishes],
-            errors=[json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
-            again=[item.again for _, item in finishes],
-            notes=[item.note for _, item in finishes],
-        )
+        return "start", {
+            "ids": [start.job for start in mine],
+            "deliveries": [start.delivery for start in mine],
+            "worker": worker,
+            "host": self._host,
+            "pid": self._pid,
+        }
 
     async def _tell_askers(
         self,
         marks: Sequence[Mark],
-        rows: Mapping[UUID, tuple[Any, ...]],
-        outcomes: Mapping[UUID, tuple[Any, ...]],
+        rows: Mapping[UUID, Row],
+        outcomes: Mapping[UUID, Row],
     ) -> None:
         """Send the replies of jobs that are final now, and progress to those who want it."""
         for mark in marks:
@@ -305,11 +280,15 @@ class Recorder:
         self, job: UUID, namespace: str, reply_to: str, correlation_id: str, event: str, body: str, *, persistent: bool
     ) -> None:
         headers = json.dumps(replies.reply_headers(job, correlation_id, event), ensure_ascii=False)
-        try:
-            async with self._connection.transaction():  # a savepoint: the result matters more than its reply
-                await self._run(
-                    "send", namespace=namespace, destination=reply_to, body=body, headers=headers, persistent=persistent
-                )
+        reply = {
+            "namespace": namespace,
+            "destination": reply_to,
+            "body": body,
+            "headers": headers,
+            "persistent": persistent,
+        }
+        try:  # a savepoint: the result matters more than its reply
+            await self._statements.run([("savepoint", {}), ("send", reply), ("release", {})])
         except psycopg.OperationalError:
             raise
         except psycopg.DatabaseError as error:
@@ -317,23 +296,48 @@ class Recorder:
                 "level": "error",
                 "text": f"the reply to {reply_to} could not be sent: {error.diag.message_primary}",
             }
-            data = json.dumps(line, ensure_ascii=False)
-            await self._run("append_events", ids=[job], ats=[datetime.now(UTC)], kinds=["log"], data=[data])
+            data = [json.dumps(line, ensure_ascii=False)]
+            event_row = {"ids": [job], "ats": [datetime.now(UTC)], "kinds": ["log"], "data": data}
+            await self._statements.run([("undo", {}), ("append_events", event_row)])
 
-    async def cancel_requests(self, jobs: Sequence[UUID]) -> set[UUID]:
-        """Which of these jobs somebody asked to cancel."""
-        return {row[0] for row in await self._all("cancel_requests", ids=list(jobs))}
+    async def _rows(self, name: str, **parameters: Any) -> list[Row]:
+        return (await self._statements.run([(name, parameters)]))[0]
 
-    async def namespaces(self) -> list[str]:
-        """The names of all namespaces."""
-        return [row[0] for row in await self._all("namespaces")]
 
-    async def _all(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        cursor = await self._run(name, **parameters)
-        return await cursor.fetchall()
+def _noting(notes: Sequence[LogLine | Mark], marks: Sequence[Mark]) -> list[Step]:
+    """Record lines, and of the marks the latest of each run."""
+    latest = set(map(id, marks))
+    kept = [note for note in notes if isinstance(note, LogLine) or id(note) in latest]
+    steps: list[Step] = []
+    if kept:
+        events = {
+            "ids": [note.run.job for note in kept],
+            "ats": [note.at for note in kept],
+            "kinds": ["log" if isinstance(note, LogLine) else "progress" for note in kept],
+            "data": [json.dumps(_data(note), ensure_ascii=False) for note in kept],
+        }
+        steps.append(("append_events", events))
+    if marks:
+        progress = {
+            "ids": [mark.run.job for mark in marks],
+            "ats": [mark.at for mark in marks],
+            "dones": [mark.done for mark in marks],
+            "totals": [mark.total for mark in marks],
+            "texts": [mark.text for mark in marks],
+        }
+        steps.append(("set_progress", progress))
+    return steps
 
-    async def _run(self, name: str, **parameters: Any) -> psycopg.AsyncCursor[tuple[Any, ...]]:
-        return await self._connection.execute(query(name), parameters)
+
+def _ending(finishes: Sequence[tuple[UUID, Finish]]) -> Step:
+    return "finish", {
+        "ids": [job for job, _ in finishes],
+        "outcomes": [item.outcome for _, item in finishes],
+        "results": [item.result for _, item in finishes],
+        "errors": [json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
+        "again": [item.again for _, item in finishes],
+        "notes": [item.note for _, item in finishes],
+    }
 
 
 def _data(note: LogLine | Mark) -> dict[str, Any]:
