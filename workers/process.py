@@ -128,10 +128,10 @@ class SlotProcess(asyncio.Protocol):
         self._transport.write(wire.encode(job))
         return self._job
 
-    def cancel(self, job: str, attempt: int) -> None:
+    def cancel(self, job: str, attempt: int, why: str) -> None:
         """Tell its job that it should stop."""
         if self._transport is not None:
-            self._transport.write(wire.encode(wire.CancelJob(job, attempt)))
+            self._transport.write(wire.encode(wire.CancelJob(job, attempt, why)))
 
     def kill(self) -> None:
         """End it at once, with the processes that its task started."""

@@ -18,7 +18,7 @@ import traceback
 import uuid
 from types import FrameType
 
-from msgweb.errors import BadRequest, MsgwebError
+from msgweb.errors import MsgwebError
 from workers import wire
 from workers.limits import LogLimiter
 
@@ -34,7 +34,7 @@ class Channel:
         self._connection = connection
         self._lock = threading.Lock()
         self.jobs: queue.SimpleQueue[wire.RunJob | None] = queue.SimpleQueue()
-        self.cancelled: set[tuple[str, int]] = set()
+        self.cancelled: dict[tuple[str, int], str] = {}
 
     def send(self, message: wire.Message) -> None:
         """Send; waits while the supervisor is behind."""
@@ -59,7 +59,7 @@ class Channel:
                 if isinstance(message, wire.RunJob):
                     self.jobs.put(message)
                 elif isinstance(message, wire.CancelJob):
-                    self.cancelled.add((message.job, message.attempt))
+                    self.cancelled.setdefault((message.job, message.attempt), message.why)
                 elif isinstance(message, wire.Stop):
                     self.jobs.put(None)
 
@@ -86,8 +86,8 @@ class SlotTransport:
                 self._channel.send(wire.Log(time.time(), level, text))
 
     @property
-    def cancelled(self) -> bool:
-        return self._key in self._channel.cancelled
+    def cancelled(self) -> str | None:
+        return self._channel.cancelled.get(self._key)
 
     def close(self) -> None:
         """The job has ended: a thread that it left behind says nothing more."""
@@ -140,20 +140,25 @@ class Slot:
 
         from django.db import close_old_connections
 
-        from apps.jobs import registry
-        from apps.jobs.context import JobCancelled, JobContext
+        from apps.jobs import django_tasks, registry
+        from apps.jobs.context import JobCancelled, JobContext, at_work
+        from apps.jobs.steps import KeptSteps
 
         transport = self._transport = SlotTransport(self._channel, job)
         try:
             close_old_connections()
             try:
-                task = registry.find(job.task)
+                task = registry.load(job.task)
                 arguments = json.loads(job.arguments)
                 task.check(arguments)
             except MsgwebError as error:  # another version of the code made this job: trying again changes nothing
                 return wire.Ended("failed", error=describe(error), again=False)
-            context = JobContext(uuid.UUID(job.job), job.attempt, job.namespace, transport)
-            value = task(context, **arguments)
+            job_id = uuid.UUID(job.job)
+            steps = KeptSteps(job_id, job.attempt)
+            worker_id = django_tasks.worker_id(job.worker, socket.gethostname())
+            context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker_id)
+            with at_work(context):
+                value = task(context, **arguments)
             try:
                 result = registry.to_json(value)
             except ValueError as error:
@@ -167,8 +172,8 @@ class Slot:
         except JobCancelled:
             return wire.Ended("cancelled")
         except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
-            # A bad request stays one: trying it again changes nothing.
-            return wire.Ended("failed", error=describe(error), again=not isinstance(error, BadRequest))
+            again, pause = task.options.decide(error, job.failures + 1)
+            return wire.Ended("failed", error=describe(error), again=again, pause=pause)
         finally:
             for stream in self._streams:
                 stream.end_line()
@@ -178,7 +183,7 @@ class Slot:
     def _clean_up(self, job: wire.RunJob) -> None:
         from django.db import close_old_connections, connections
 
-        self._channel.cancelled.discard((job.job, job.attempt))
+        self._channel.cancelled.pop((job.job, job.attempt), None)
         for connection in connections.all(initialized_only=True):
             if connection.connection is not None and not connection.get_autocommit():
                 connection.close()  # the task left a transaction open
@@ -187,12 +192,13 @@ class Slot:
 
 def describe(error: BaseException) -> dict[str, str]:
     """An exception as a job's error."""
-    from apps.jobs.context import clean
+    from apps.jobs.context import JobTimeout, clean
 
     lines = "".join(traceback.format_exception(error))
-    message = str(error) if isinstance(error, MsgwebError) else f"{type(error).__name__}: {error}"
+    message = str(error) if isinstance(error, MsgwebError | JobTimeout) else f"{type(error).__name__}: {error}"
     return {
-        "code": error.code if isinstance(error, MsgwebError) else "task_error",
+        "code": error.code if isinstance(error, MsgwebError | JobTimeout) else "task_error",
+        "exception": f"{type(error).__module__}.{type(error).__qualname__}",
         "message": clean(message, 2000),
         "traceback": clean(lines[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT),
     }

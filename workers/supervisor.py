@@ -7,7 +7,6 @@ between any two of these is harmless: the message comes again, and the job's row
 
 import asyncio
 import logging
-import random
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,12 @@ from uuid import UUID
 
 import psycopg
 
-from apps.broker.engine import Address, Delivery, Engine, Message, SessionId, Subscription, Unit
+from apps.broker.engine import Address, Delivery, Engine, Message, Refusal, SessionId, Subscription, Unit
 from apps.broker.headers import decode_headers, encode_headers
+from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.recorder import Finish, Json, LogLine, Mark, Run, Start, Started
+from apps.jobs.upkeep import Upkeep
 from msgweb.errors import MsgwebError, Unavailable
 from workers import wire
 from workers.control import Control
@@ -29,8 +30,7 @@ from workers.process import SlotDied, SlotProcess
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0, 60.0  # the pause before the second attempt, doubling with each failure up to the second figure
-DELAYED_LIMIT = 1000  # messages held while they wait to be retried; beyond, they are retried at once
+AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
 RESPAWN_SECONDS = 0.5, 15.0  # the pause before a slot that did not come up is started again, doubling
 ENGINE_RETRY_SECONDS = 2.0
 HAND_BACK_SECONDS = 10.0  # how long a worker that was told twice to stop tries to record what it hands back
@@ -68,7 +68,7 @@ class Claim:
         session: under which it is held.
         lost: the session was fenced off: the message is somebody else's.
         run: the attempt, once it has begun.
-        ending: why its slot is being killed, if by us: `cancelled`, `interrupted` or `lost`.
+        ending: why its slot is being killed, if by us: `cancelled`, `timeout`, `interrupted` or `lost`.
     """
 
     subscription: Subscription
@@ -81,7 +81,7 @@ class Claim:
     ending: str | None = None
     limiter: LogLimiter = field(default_factory=LogLimiter)
     grace: asyncio.TimerHandle | None = None
-    retry: asyncio.TimerHandle | None = None
+    timeout: asyncio.TimerHandle | None = None
 
     def held(self) -> bool:
         """Whether the message is still ours."""
@@ -96,11 +96,11 @@ class Supervisor:
         self._options = options
         self._ledger = Ledger(conninfo, socket.gethostname(), pid, self._cancel)
         self._control = Control(conninfo, self._running, self._cancel, self._namespaces)
+        self._upkeep = Upkeep(conninfo)
         self._subscriptions: dict[Address, Subscription] = {}
         self._served: dict[Subscription, int] = {}  # when each was served last, for fairness
         self._turn = 0
         self._claims: dict[Subscription, set[Claim]] = {}
-        self._delayed: set[Claim] = set()
         self._arrived: list[Claim] = []
         self._dispatching = False
         self._slots: set[SlotProcess] = set()
@@ -132,7 +132,7 @@ class Supervisor:
         """
         if not await self._start_engine():
             return
-        for task in (self._ledger.start(), self._control.start()):
+        for task in (self._ledger.start(), self._control.start(), self._upkeep.start()):
             task.add_done_callback(self._failed)
         for _ in range(self._options.slots):
             self._spawn()
@@ -169,8 +169,6 @@ class Supervisor:
     async def _drain(self) -> None:
         self._stopping = True
         self._grant()
-        for claim in list(self._delayed):
-            self._refuse(claim)
         running = len(self._running())
         log.info("draining: %d job%s still at work", running, "" if running == 1 else "s")
         handing_back = asyncio.get_running_loop().create_task(self._hand_back(), name="hand back")
@@ -182,6 +180,7 @@ class Supervisor:
             slot.stop()
         await asyncio.gather(*(slot.wait() for slot in list(self._slots)))
         await self._control.close()
+        await self._upkeep.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")
@@ -219,9 +218,6 @@ class Supervisor:
             log.warning("job %s is lost to another worker: this one was taken for dead", claim.job)
             claim.lost = True
             self._claims[subscription].discard(claim)
-            if claim.retry is not None:
-                claim.retry.cancel()
-                self._delayed.discard(claim)
             self._end(claim, "lost")
         self._dispatch_soon()
 
@@ -295,7 +291,7 @@ class Supervisor:
         self._failed(task)
         self._dispatch_soon()
 
-    def _settle(self, claim: Claim, verb: str) -> None:
+    def _settle(self, claim: Claim, verb: str, *details: Refusal) -> None:
         """Ack or nack the message of a claim, and forget the claim."""
         self._claims.get(claim.subscription, set()).discard(claim)
         if claim.lost:
@@ -305,27 +301,15 @@ class Supervisor:
             if error is not None:
                 log.debug("message %d of job %s: %s", claim.delivery.id, claim.job, error)
 
-        getattr(self._engine, verb)(claim.subscription, [claim.delivery.id], done)
+        getattr(self._engine, verb)(claim.subscription, [claim.delivery.id], done, *details)
 
     def _accept(self, claim: Claim) -> None:
         self._settle(claim, "ack")
-
-    def _refuse(self, claim: Claim) -> None:
-        if claim.retry is not None:
-            claim.retry.cancel()
-            self._delayed.discard(claim)
-        self._settle(claim, "nack")
         self._dispatch_soon()
 
-    def _refuse_later(self, claim: Claim, failures: int) -> None:
-        """Hold a message until its job may be tried again; then let whoever is free have it."""
-        first, longest = RETRY_SECONDS
-        pause = min(longest, first * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
-        if self._stopping or claim.lost or len(self._delayed) >= DELAYED_LIMIT:
-            self._refuse(claim)
-            return
-        self._delayed.add(claim)
-        claim.retry = asyncio.get_running_loop().call_later(pause, self._refuse, claim)
+    def _refuse(self, claim: Claim, delay: float | None = None) -> None:
+        self._settle(claim, "nack", Refusal(delay))
+        self._dispatch_soon()
 
     def _bury(self, claim: Claim, reason: str) -> None:
         """Move a message that is no job to the queue's dead letters."""
@@ -356,12 +340,13 @@ class Supervisor:
                 self._conclude(claim, await self._ledger.finish(finish))
         except psycopg.Error:
             log.exception("job %s: its end cannot be recorded", claim.job)
-            self._refuse_later(claim, 1)
+            self._refuse(claim, AGAIN_SECONDS)
         except asyncio.CancelledError:  # the second stop's limit is over: the lease will tell the others
             log.error("job %s: its interruption could not be recorded", claim.job)
         finally:
-            if claim.grace is not None:
-                claim.grace.cancel()
+            for timer in (claim.grace, claim.timeout):
+                if timer is not None:
+                    timer.cancel()
 
     def _give_free(self, slot: SlotProcess) -> None:
         slot.idle = slot.alive and slot in self._slots
@@ -378,10 +363,11 @@ class Supervisor:
             self._bury(claim, "the job-id is no UUID")
             return None
         try:
-            answer = await self._ledger.begin(Start(claim.job, claim.delivery.deliveries, int(claim.session)))
+            ticket = int(headers.get("job-ticket", "0"))
+            answer = await self._ledger.begin(Start(claim.job, claim.delivery.deliveries, int(claim.session), ticket))
         except psycopg.Error:
             log.exception("job %s cannot be begun", claim.job)
-            self._refuse_later(claim, 1)
+            self._refuse(claim, AGAIN_SECONDS)
             return None
         if isinstance(answer, Started):
             claim.run = answer.run
@@ -399,10 +385,15 @@ class Supervisor:
         claim.slot = slot
         log.info("job %s: %s, attempt %d", run.job, started.task, run.attempt)
         try:
-            job = wire.RunJob(str(run.job), run.attempt, started.namespace, started.task, started.arguments)
+            job = wire.RunJob(
+                *(str(run.job), run.attempt, started.namespace, started.task, started.arguments),
+                *(started.failures, run.worker),
+            )
+            if started.timeout is not None:
+                claim.timeout = asyncio.get_running_loop().call_later(started.timeout, self._time_out, claim)
             ended = await slot.run(job)
         except SlotDied as death:
-            finish = self._died(claim, run, death)
+            finish = self._died(claim, started, death)
         else:
             finish = Finish(
                 run,
@@ -410,24 +401,28 @@ class Supervisor:
                 result=None if ended.result is None else Json(ended.result),
                 error=ended.error,
                 again=ended.again,
+                pause=ended.pause,
             )
         if notice := claim.limiter.notice():
             self._ledger.note(LogLine(run, datetime.now(UTC), "warning", notice))
         claim.slot = None
         return finish
 
-    def _died(self, claim: Claim, run: Run, death: SlotDied) -> Finish:
+    def _died(self, claim: Claim, started: Started, death: SlotDied) -> Finish:
+        run = started.run
         if claim.ending == "cancelled":
             return Finish(run, "cancelled", note="it did not stop by itself: its process was ended")
         if claim.ending == "interrupted":
             return Finish(run, "interrupted", note="handed back: the worker was stopped")
-        return Finish(run, "failed", error={"code": "slot_died", "message": str(death), "traceback": ""})
+        code, message = "slot_died", str(death)
+        if claim.ending == "timeout":
+            code, message = "timeout", "it took too long and did not stop by itself: its process was ended"
+        error = {"code": code, "message": message, "traceback": ""}
+        return Finish(run, "failed", error=error, pause=registry.pause_after(started.task, started.failures + 1))
 
     def _conclude(self, claim: Claim, ended: Ended) -> None:
         log.info("job %s: %s", claim.job, ended.state or "somebody else has it")
-        if ended.state == "waiting":
-            self._refuse_later(claim, ended.failures)
-        elif ended.state in (None, "ready"):
+        if ended.state in (None, "ready"):
             self._refuse(claim)
         else:
             self._accept(claim)
@@ -440,12 +435,17 @@ class Supervisor:
 
     def _cancel(self, jobs: set[UUID]) -> None:
         for claim in self._claims_running():
-            if claim.job in jobs and claim.slot is not None and claim.grace is None and claim.run is not None:
-                log.info("job %s: asked to cancel", claim.job)
-                claim.slot.cancel(str(claim.job), claim.run.attempt)
-                claim.grace = asyncio.get_running_loop().call_later(
-                    self._options.cancel_grace, self._end, claim, "cancelled"
-                )
+            if claim.job in jobs:
+                self._ask_to_stop(claim, "cancelled")
+
+    def _time_out(self, claim: Claim) -> None:
+        self._ask_to_stop(claim, "timeout")
+
+    def _ask_to_stop(self, claim: Claim, why: str) -> None:
+        if claim.slot is not None and claim.grace is None and claim.run is not None:
+            log.info("job %s: asked to stop (%s)", claim.job, why)
+            claim.slot.cancel(str(claim.job), claim.run.attempt, why)
+            claim.grace = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end, claim, why)
 
     def _end(self, claim: Claim, why: str) -> None:
         if claim.slot is not None:

@@ -18,21 +18,24 @@ class WireError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RunJob:
-    """To the slot: do this job. `arguments` is JSON."""
+    """To the slot: do this job, which has failed so many times. `arguments` is JSON, `worker` the session's id."""
 
     job: str
     attempt: int
     namespace: str
     task: str
     arguments: str
+    failures: int = 0
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CancelJob:
-    """To the slot: somebody wants this attempt cancelled."""
+    """To the slot: this attempt should stop: `cancelled`, or it took too long (`timeout`)."""
 
     job: str
     attempt: int
+    why: str = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,14 @@ class Ended:
         result: JSON, when it succeeded.
         error: {"code", "message", "traceback"}, when it failed.
         again: whether it makes sense to try a failed job again.
+        pause: seconds until then; None: as usual.
     """
 
     outcome: str
     result: str | None = None
     error: dict[str, str] | None = None
     again: bool = True
+    pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,23 +182,24 @@ class Options:
         Raises:
             BadOption: one does not.
         """
-        keys: list[tuple[str, Key | None]] = [
-            ("unique.by", None if self.unique is None or isinstance(self.unique.by, tuple) else self.unique.by),
-            ("concurrency.key", self.concurrency and self.concurrency.key),
-            ("rate.key", self.rate and self.rate.key),
-        ]
-        used = [("unique.by", name) for name in self.unique.by] if self.unique and self._by_names() else []
+        keys: list[tuple[str, object]] = []
+        used: list[tuple[str, str]] = []
+        if self.unique is not None and isinstance(self.unique.by, tuple):
+            used += [("unique.by", name) for name in self.unique.by]
+        elif self.unique is not None and self.unique.by != "arguments":
+            keys.append(("unique.by", self.unique.by))
+        if self.concurrency is not None:
+            keys.append(("concurrency.key", self.concurrency.key))
+        if self.rate is not None:
+            keys.append(("rate.key", self.rate.key))
         for where, key in keys:
-            if isinstance(key, str) and (where, key) != ("unique.by", "arguments"):
+            if isinstance(key, str):
                 used += [(where, name) for name in _fields(where, key)]
-            elif key is not None and not isinstance(key, str) and not callable(key):
+            elif key is not None and not callable(key):
                 raise BadOption(f"{where} is a text or a function of the arguments, not {key!r}")
         for where, name in used:
             if name not in known:
                 raise BadOption(f"{where} speaks of {name!r}, which the task has not")
-
-    def _by_names(self) -> bool:
-        return self.unique is not None and isinstance(self.unique.by, tuple)
 
     def decide(self, error: BaseException, failures: int) -> Decision:
         """What follows an attempt that ended with this error.

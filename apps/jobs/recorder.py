@@ -23,7 +23,7 @@ from apps.jobs.queries import query
 Json = NewType("Json", str)  # a text that `registry.to_json` made
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
-STARTABLE_STATES = frozenset({"ready", "waiting", "running"})
+STARTABLE_STATES = frozenset({"scheduled", "ready", "waiting", "running"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,13 @@ class Start:
     Attributes:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
+        ticket: the message's: of a job that was given a new message since, the old one is void.
     """
 
     job: UUID
     delivery: int
     worker: int
+    ticket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ class Finish:
     """The end of an attempt.
 
     Attributes:
-        outcome: succeeded, failed, cancelled or interrupted.
+        outcome: succeeded, failed, cancelled or interrupted; expired for a job that never began.
         again: whether a failure may be retried, while the job has attempts left.
         note: why, for the state event.
+        pause: seconds until then.
     """
 
     run: Run
@@ -86,6 +89,7 @@ class Finish:
     error: Mapping[str, str] | None = None
     again: bool = True
     note: str | None = None
+    pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer to a `Start` that was taken."""
+    """The answer to a `Start` that was taken.
+
+    Attributes:
+        failures: how often the job has failed before.
+        timeout: seconds that the attempt may take.
+    """
 
     run: Run
     task: str
     namespace: str
     arguments: str
+    failures: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +123,8 @@ class NotStarted:
     """The answer to a `Start` that was refused.
 
     Attributes:
-        reason: `final` (the message is of no more use), `missing` (there is no such job), `stale` (a later delivery
-            of the message is at work).
+        reason: `final` (the message is of no more use: the job has ended, or gets another one), `missing` (there is no
+            such job), `stale` (a later delivery of the message is at work).
     """
 
     reason: str
@@ -200,7 +211,7 @@ class Recorder:
         written: Written,
     ) -> set[UUID]:
         taken: dict[UUID, Start] = {}
-        cancelled: list[UUID] = []
+        ended: dict[UUID, str] = {}
         for start in starts:
             row = rows.get(start.job)
             if row is None:
@@ -208,17 +219,23 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
-            elif row[2] in FINAL_STATES:
+            elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
                 written.starts[start.job] = NotStarted("stale")
             elif row[6] is not None:  # its worker died before it could cancel
-                cancelled.append(start.job)
-                written.starts[start.job] = NotStarted("final")
+                ended[start.job] = "cancelled"
+            elif row[9]:
+                ended[start.job] = "expired"
+            elif row[2] == "running" and row[11] == "fail":  # so did its worker, and that ends it
+                ended[start.job] = "interrupted"
             else:
                 taken[start.job] = start
-        if cancelled:
-            await self._end([(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled])
+        if ended:
+            await self._end([(job, Finish(Run(job, 0, 0), outcome)) for job, outcome in ended.items()])
+            written.starts.update(dict.fromkeys(ended, NotStarted("final")))
+        limited = [job for job in taken if rows[job][10]]
+        blocked = await self._admit(limited, taken, written) if limited else set()
         for worker in {start.worker for start in taken.values()}:
             mine = [start for start in taken.values() if start.worker == worker]
             begun = await self._all(
@@ -229,9 +246,23 @@ class Recorder:
                 host=self._host,
                 pid=self._pid,
             )
-            for job, attempt, task, namespace, arguments in begun:
-                written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
-        return set(taken) | set(cancelled)
+            for job, attempt, *what in begun:
+                written.starts[job] = Started(Run(job, attempt, worker), *what)
+        return set(taken) | set(ended) | blocked
+
+    async def _admit(self, limited: Sequence[UUID], taken: dict[UUID, Start], written: Written) -> set[UUID]:
+        """Take out those that may not begin now. Returns those that were put aside."""
+        blocked = set()
+        for job, verdict in await self._all("admit", ids=list(limited)):
+            if verdict == "go":
+                continue
+            del taken[job]
+            if verdict == "blocked":
+                blocked.add(job)
+                written.starts[job] = NotStarted("final")
+            else:
+                written.put_off.add(job)
+        return blocked
 
     async def _note(self, notes: Sequence[LogLine | Mark], rows: Mapping[UUID, tuple[Any, ...]]) -> set[UUID]:
         if not notes:
@@ -280,6 +311,7 @@ class Recorder:
             errors=[json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
             again=[item.again for _, item in finishes],
             notes=[item.note for _, item in finishes],
+            pauses=[item.pause for _, item in finishes],
         )
         ended = {}
         for job, state, failures, namespace, reply_to, correlation_id, result, error in rows:
@@ -287,6 +319,7 @@ class Recorder:
             if reply_to and state in FINAL_STATES:
                 event, body = replies.outcome(state, result, json.loads(error) if error else None)
                 await self._reply(job, namespace, reply_to, correlation_id, event, body, persistent=True)
+        await self._run("follow", ids=list(ended))
         return ended
 
     async def _reply(

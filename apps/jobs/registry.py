@@ -18,6 +18,7 @@ from apps.jobs.options import BadOption, Options
 from msgweb.errors import BadArguments, BadDestination, LimitExceeded
 
 if TYPE_CHECKING:
+    from apps.jobs.asking import Ask
     from apps.jobs.context import JobContext
     from apps.jobs.models import Job
 
@@ -63,16 +64,24 @@ class Task(Generic[P, R]):
             raise BadTask(f"task {self.name} is done outside: it has no function to call")
         return self.function(context, *args, **kwargs)
 
-    def enqueue(self, *, namespace: str, **arguments: Any) -> "Job":
+    def enqueue(self, *, namespace: str, ask: "Ask | None" = None, **arguments: Any) -> "Job":
         """Ask for it, in the caller's own transaction.
+
+        Args:
+            ask: how, if not as usual: a delay, a priority, after which other jobs, ...
 
         Raises:
             BadArguments: an argument is missing, unknown or no JSON value.
             NotFound: there is no such namespace.
         """
-        from apps.jobs.submit import submit
+        from apps.jobs.asking import Ask
+        from apps.jobs.submit import ask_for
 
-        return submit(namespace, self.name, arguments)
+        return ask_for(self, namespace, arguments, ask or Ask())
+
+    def named(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments by the names that the options' keys speak of."""
+        return arguments
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Whether the task can be asked for with these arguments.
@@ -142,14 +151,37 @@ def find(name: str) -> Task[..., Any]:
         raise UnknownTask(f"there is no task {name!r}") from None
 
 
+def load(name: str) -> Task[..., Any]:
+    """The task of a job that was asked for: `find`, or a Django Task by its path.
+
+    Raises:
+        UnknownTask: this installation has none.
+    """
+    if name not in _tasks:
+        from apps.jobs import django_tasks
+
+        return django_tasks.load(name)
+    return _tasks[name]
+
+
+def pause_after(name: str, failures: int) -> float | None:
+    """Seconds before the next attempt of a job whose process ended; None: nothing is known of its task."""
+    try:
+        return load(name).options.pause(failures)
+    except UnknownTask:
+        return None
+
+
 def all_tasks() -> list[Task[..., Any]]:
     """Every task, by name."""
     return [_tasks[name] for name in sorted(_tasks)]
 
 
 def queues() -> list[str]:
-    """The queues of all tasks that have a function, by name: what a worker serves unless told otherwise."""
-    return sorted({known.queue for known in _tasks.values() if known.function is not None})
+    """The queues of all tasks with a function, and of Django's Tasks: what a worker serves unless told otherwise."""
+    from apps.jobs import django_tasks
+
+    return sorted({known.queue for known in _tasks.values() if known.function is not None} | django_tasks.queues())
 
 
 def task(
@@ -217,9 +249,7 @@ def external_task(
     parameters = [Parameter(argument, True) for argument in required]
     parameters += [Parameter(argument, False) for argument in optional]
     where = f"{caller.filename}:{caller.lineno}"
-    declared: Task[..., Any] = Task(
-        name, queue, make_options(where, name, options), tuple(parameters), where, None
-    )
+    declared: Task[..., Any] = Task(name, queue, make_options(where, name, options), tuple(parameters), where, None)
     _register(declared)
     return declared
 

@@ -115,8 +115,11 @@ def test_what_makes_two_jobs_the_same() -> None:
 def test_keys_are_made_of_arguments_and_stay_short() -> None:
     options = Options(concurrency=Concurrency(2, "customer {a}"), rate=Rate(5, 60))
     assert options.limits("n.s", "t", {"a": 7}) == {
-        **{"key": "n.s customer 7", "limit": 2},
-        **{"rate_key": "n.s t", "count": 5, "per": 60},
+        "key": "n.s customer 7",
+        "limit": 2,
+        "rate_key": "n.s t",
+        "count": 5,
+        "per": 60,
     }
     assert Options().limits("n.s", "t", {}) is None
     assert len(evaluate("{a}", {"a": "x" * 1000})) == 64
