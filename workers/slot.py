@@ -14,17 +14,18 @@ import socket
 import sys
 import threading
 import time
-import traceback
 import uuid
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from msgweb.errors import MsgwebError
 from workers import wire
 from workers.limits import LogLimiter
 
+if TYPE_CHECKING:
+    from apps.jobs.outcomes import Outcome
+
 PR_SET_PDEATHSIG = 1  # prctl(2)
-TRACEBACK_LIMIT = 20_000  # characters
-RESULT_LIMIT = 16 * 1024 * 1024  # bytes of JSON
 
 
 class Channel:
@@ -140,8 +141,8 @@ class Slot:
 
         from django.db import close_old_connections
 
-        from apps.jobs import django_tasks, registry
-        from apps.jobs.context import JobCancelled, JobContext, at_work
+        from apps.jobs import django_tasks, outcomes, registry
+        from apps.jobs.context import JobContext, at_work
         from apps.jobs.steps import KeptSteps
 
         transport = self._transport = SlotTransport(self._channel, job)
@@ -151,29 +152,17 @@ class Slot:
                 task = registry.load(job.task)
                 arguments = json.loads(job.arguments)
                 task.check(arguments)
-            except MsgwebError as error:  # another version of the code made this job: trying again changes nothing
-                return wire.Ended("failed", error=describe(error), again=False)
+            except MsgwebError as error:
+                return ended(outcomes.impossible(error))
             job_id = uuid.UUID(job.job)
+            worker = django_tasks.worker_id(job.worker, socket.gethostname())
             steps = KeptSteps(job_id, job.attempt)
-            worker_id = django_tasks.worker_id(job.worker, socket.gethostname())
-            context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker_id)
-            with at_work(context):
-                value = task(context, **arguments)
+            context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker)
             try:
-                result = registry.to_json(value)
-            except ValueError as error:
-                told = {"code": "bad_result", "message": f"the task's result is no JSON: {error}", "traceback": ""}
-                return wire.Ended("failed", error=told, again=False)
-            if len(result.encode()) > RESULT_LIMIT:
-                message = f"a result takes at most {RESULT_LIMIT} bytes of JSON"
-                told = {"code": "result_too_large", "message": message, "traceback": ""}
-                return wire.Ended("failed", error=told, again=False)
-            return wire.Ended("succeeded", result=result)
-        except JobCancelled:
-            return wire.Ended("cancelled")
-        except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
-            again, pause = task.options.decide(error, job.failures + 1)
-            return wire.Ended("failed", error=describe(error), again=again, pause=pause)
+                with at_work(context):
+                    return ended(outcomes.succeeded(task(context, **arguments)))
+            except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
+                return ended(outcomes.failed(task, error, job.failures))
         finally:
             for stream in self._streams:
                 stream.end_line()
@@ -190,18 +179,9 @@ class Slot:
         close_old_connections()
 
 
-def describe(error: BaseException) -> dict[str, str]:
-    """An exception as a job's error."""
-    from apps.jobs.context import JobTimeout, clean
-
-    lines = "".join(traceback.format_exception(error))
-    message = str(error) if isinstance(error, MsgwebError | JobTimeout) else f"{type(error).__name__}: {error}"
-    return {
-        "code": error.code if isinstance(error, MsgwebError | JobTimeout) else "task_error",
-        "exception": f"{type(error).__module__}.{type(error).__qualname__}",
-        "message": clean(message, 2000),
-        "traceback": clean(lines[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT),
-    }
+def ended(outcome: "Outcome") -> wire.Ended:
+    """What an attempt came to, for the supervisor."""
+    return wire.Ended(outcome.name, outcome.result, outcome.error, outcome.again, outcome.pause)
 
 
 def resident_bytes() -> int:

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,6 +17,9 @@ from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
 from apps.jobs.models import Job
 from apps.jobs.queries import query
+
+#: Called with the id of each job that was made: see `apps.jobs.testing.inline`.
+after_enqueue: Callable[[uuid.UUID], None] | None = None
 
 
 def submit(
@@ -69,6 +72,8 @@ def enqueue_row(request: str) -> tuple[Any, ...]:
     with translated(), savepoint, connection.cursor() as cursor:
         cursor.execute(query("enqueue"), {"request": request})
         row: tuple[Any, ...] = cursor.fetchone()
+    if after_enqueue is not None and row[1] == "new":
+        after_enqueue(row[0])
     return row
 
 
@@ -92,7 +97,7 @@ def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask
     )
     job._state.adding = False
     job._state.db = connection.alias
-    if ask.delay or "expires" in request or "unique_key" in request:
+    if after_enqueue is not None or ask.delay or "expires" in request or "unique_key" in request:
         job.refresh_from_db()
     return job
 

@@ -29,7 +29,7 @@ WITH given AS (
 ), started AS (
     UPDATE jobs_job j
     SET state = 'running', attempt = j.attempt + 1, delivery = g.delivery, worker = %(worker)s,
-        started_at = coalesce(j.started_at, clock_timestamp()), limits = j.limits - 'reserved'
+        started_at = coalesce(j.started_at, statement_timestamp()), limits = j.limits - 'reserved'
     FROM given g WHERE j.id = g.id
     RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments, j.failures, j.timeout, j.on_death, j.error
 ), forgotten AS (
@@ -38,7 +38,7 @@ WITH given AS (
       AND (s.error->>'code' = 'slot_died' OR s.id IN (SELECT job_id FROM interrupted))
 ), opened AS (
     INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, outcome)
-    SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, clock_timestamp(), '' FROM started
+    SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, statement_timestamp(), '' FROM started
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT s.id, clock_timestamp(), 'state', jsonb_build_object('state', 'running', 'attempt', s.attempt)
