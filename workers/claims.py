@@ -19,8 +19,9 @@ class Claim:
         arrived: when, by `time.monotonic()`.
         expected: how many seconds the job will take, by what others of its task took; infinite if nobody knows.
         alone: it may not wait in a slot behind another job: once it has begun on paper, it begins.
-        timeout: seconds after which it is ended; None: never.
         job: None where the message is no job.
+        ticket: which of the job's messages it is.
+        timeout: seconds after which it is ended; None: never.
         run: the attempt, once it has begun.
         frame: what its slot is told.
         slot: where it is.
@@ -37,8 +38,9 @@ class Claim:
     arrived: float
     expected: float
     alone: bool
-    timeout: float | None
     job: UUID | None
+    ticket: int = 0
+    timeout: float | None = None
     run: Run | None = None
     frame: wire.RunJob | None = None
     slot: Any = None

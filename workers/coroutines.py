@@ -7,10 +7,11 @@ from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from apps.jobs.context import JobCancelled
+from apps.jobs import outcomes
+from apps.jobs.context import JobCancelled, JobTimeout
 from msgweb.errors import MsgwebError
 from workers import wire
-from workers.running import Desk, Finished, describe, do, failed, succeeded
+from workers.running import Desk, Finished, do, ended
 from workers.transport import Supervisor
 
 Key = tuple[str, int]
@@ -32,26 +33,27 @@ class Loop:
 
     async def _do(self, desk: Desk, job: wire.RunJob) -> wire.Ended:
         began = time.monotonic()
+        key = job.job, job.attempt
         with desk.at_work(job) as context:
             try:
                 task, arguments = desk.prepare(job)
             except MsgwebError as error:
-                return wire.Ended(job.job, "failed", error=describe(error), again=False)
-            key = job.job, job.attempt
+                return ended(job, outcomes.impossible(error), began)
             coroutine: Coroutine[Any, Any, Any] = task(context, **arguments)
             running = self._tasks[key] = self._loop.create_task(coroutine)
-            if self._supervisor.is_cancelled(key):
+            if self._supervisor.cancelled(key):
                 running.cancel()
             try:
-                ended = succeeded(job, await running)
-            except asyncio.CancelledError as error:  # as JobCancelled is for those who ask
-                ended = failed(job, JobCancelled() if self._supervisor.is_cancelled(key) else error)
+                outcome = outcomes.succeeded(await running)
+            except asyncio.CancelledError as error:  # what JobCancelled is for those who ask
+                why = self._supervisor.cancelled(key)
+                told = error if why is None else JobTimeout() if why == "timeout" else JobCancelled()
+                outcome = outcomes.failed(task, told, job.failures)
             except BaseException as error:  # noqa: BLE001  whatever a task raises is the job's failure
-                ended = failed(job, error)
+                outcome = outcomes.failed(task, error, job.failures)
             finally:
                 del self._tasks[key]
-        ended.seconds = time.monotonic() - began
-        return ended
+        return ended(job, outcome, began)
 
     def _call(self, function: Any, *arguments: Any) -> None:
         self._loop.call_soon_threadsafe(function, *arguments)

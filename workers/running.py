@@ -4,8 +4,8 @@ import contextlib
 import contextvars
 import inspect
 import json
+import socket
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -13,17 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from django.db import close_old_connections, connections
 
-from apps.jobs import registry
-from apps.jobs.context import LINE_LIMIT, JobCancelled, JobContext, clean
-from msgweb.errors import BadRequest, MsgwebError
+from apps.jobs import django_tasks, outcomes, registry
+from apps.jobs.context import LINE_LIMIT, JobContext, at_work, clean
+from apps.jobs.steps import KeptSteps
+from msgweb.errors import MsgwebError
 from workers import output, wire
 from workers.transport import Output, SlotTransport, Supervisor
 
 if TYPE_CHECKING:
     from workers.coroutines import Loop
-
-TRACEBACK_LIMIT = 20_000  # characters
-RESULT_LIMIT = 16 * 1024 * 1024  # bytes of JSON
 
 Finished = Callable[[wire.RunJob, wire.Ended], None]
 
@@ -47,6 +45,7 @@ class Desk:
     def __init__(self, supervisor: Supervisor, raw: Output) -> None:
         self._supervisor = supervisor
         self._raw = raw
+        self._host = socket.gethostname()
         self._running: dict[str, SlotTransport] = {}
         self._in_sink = contextvars.ContextVar("in_sink", default=False)
         self._streams = output.take_over(self._sink)
@@ -61,7 +60,7 @@ class Desk:
     def is_async(self, job: wire.RunJob) -> bool:
         """Whether the job's task is a coroutine function."""
         try:
-            return inspect.iscoroutinefunction(registry.find(job.task).function)
+            return inspect.iscoroutinefunction(registry.load(job.task).function)
         except MsgwebError:
             return False
 
@@ -71,7 +70,7 @@ class Desk:
         Raises:
             MsgwebError: another version of the code made this job.
         """
-        task = registry.find(job.task)
+        task = registry.load(job.task)
         arguments: dict[str, Any] = json.loads(job.arguments)
         task.check(arguments)
         return task, arguments
@@ -81,8 +80,13 @@ class Desk:
         """While the job runs, whatever is said is its log."""
         transport = self._running[job.job] = SlotTransport(self._supervisor, job)
         token = _current.set(transport)
+        job_id = uuid.UUID(job.job)
+        worker = django_tasks.worker_id(job.worker, self._host)
+        steps = KeptSteps(job_id, job.attempt)
+        context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker)
         try:
-            yield JobContext(uuid.UUID(job.job), job.attempt, job.namespace, transport)
+            with at_work(context):
+                yield context
         finally:
             for stream in self._streams:
                 stream.end_line()
@@ -124,36 +128,21 @@ def do(desk: Desk, job: wire.RunJob) -> wire.Ended:
         try:
             task, arguments = desk.prepare(job)
         except MsgwebError as error:
-            return wire.Ended(job.job, "failed", error=describe(error), again=False)
-        try:
-            ended = succeeded(job, task(context, **arguments))
-        except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
-            ended = failed(job, error)
-    ended.seconds = time.monotonic() - began
+            outcome = outcomes.impossible(error)
+        else:
+            try:
+                context.checkpoint()
+                outcome = outcomes.succeeded(task(context, **arguments))
+            except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
+                outcome = outcomes.failed(task, error, job.failures)
     clean_up()
-    return ended
+    return ended(job, outcome, began)
 
 
-def succeeded(job: wire.RunJob, value: object) -> wire.Ended:
-    """The outcome of a task that returned."""
-    try:
-        result = registry.to_json(value)
-    except ValueError as error:
-        told = {"code": "bad_result", "message": f"the task's result is no JSON: {error}", "traceback": ""}
-        return wire.Ended(job.job, "failed", error=told, again=False)
-    if len(result) > RESULT_LIMIT // 4 and len(result.encode()) > RESULT_LIMIT:
-        message = f"a result takes at most {RESULT_LIMIT} bytes of JSON"
-        told = {"code": "result_too_large", "message": message, "traceback": ""}
-        return wire.Ended(job.job, "failed", error=told, again=False)
-    return wire.Ended(job.job, "succeeded", result=result)
-
-
-def failed(job: wire.RunJob, error: BaseException) -> wire.Ended:
-    """The outcome of a task that raised."""
-    if isinstance(error, JobCancelled):
-        return wire.Ended(job.job, "cancelled")
-    # A bad request stays one: trying it again changes nothing.
-    return wire.Ended(job.job, "failed", error=describe(error), again=not isinstance(error, BadRequest))
+def ended(job: wire.RunJob, outcome: outcomes.Outcome, began: float) -> wire.Ended:
+    """What an attempt came to, for the supervisor. `began` by `time.monotonic()`."""
+    seconds = time.monotonic() - began
+    return wire.Ended(job.job, outcome.name, seconds, outcome.result, outcome.error, outcome.again, outcome.pause)
 
 
 def clean_up() -> None:
@@ -162,17 +151,6 @@ def clean_up() -> None:
         if connection.connection is not None and not connection.get_autocommit():
             connection.close()
     close_old_connections()
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """An exception as a job's error."""
-    lines = "".join(traceback.format_exception(error))
-    message = str(error) if isinstance(error, MsgwebError) else f"{type(error).__name__}: {error}"
-    return {
-        "code": error.code if isinstance(error, MsgwebError) else "task_error",
-        "message": clean(message, 2000),
-        "traceback": clean(lines[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT),
-    }
 
 
 class SerialRunner:

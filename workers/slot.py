@@ -34,7 +34,7 @@ class Channel:
         self._waiting: deque[wire.RunJob] = deque()
         self._arrived = threading.Condition(threading.Lock())
         self._stopped = False
-        self._cancelled: set[tuple[str, int]] = set()
+        self._cancelled: dict[tuple[str, int], str] = {}
         #: Told of each cancel, by the thread that reads: for jobs that need not ask.
         self.on_cancel: Callable[[tuple[str, int]], None] = lambda _key: None
 
@@ -63,7 +63,7 @@ class Channel:
                         self._waiting.append(message)
                         self._arrived.notify()
                 elif isinstance(message, wire.CancelJob):
-                    self._cancelled.add((message.job, message.attempt))
+                    self._cancelled.setdefault((message.job, message.attempt), message.why)
                     self.on_cancel((message.job, message.attempt))
                 elif isinstance(message, wire.Recall):
                     self._recall(message.keep)
@@ -88,13 +88,13 @@ class Channel:
                 self._arrived.wait()
             return self._waiting.popleft()
 
-    def is_cancelled(self, key: tuple[str, int]) -> bool:
-        """Whether that attempt should stop."""
-        return key in self._cancelled
+    def cancelled(self, key: tuple[str, int]) -> str | None:
+        """Why that attempt should stop, if it should."""
+        return self._cancelled.get(key)
 
     def forget(self, key: tuple[str, int]) -> None:
         """It has ended."""
-        self._cancelled.discard(key)
+        self._cancelled.pop(key, None)
 
 
 class Slot:

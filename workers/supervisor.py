@@ -10,7 +10,6 @@ acked together, so that a short job costs a few dozen microseconds here.
 
 import asyncio
 import logging
-import random
 import socket
 import time
 from collections.abc import Coroutine, Sequence
@@ -27,19 +26,20 @@ from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
 from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
+from apps.jobs.upkeep import Upkeep
 from msgweb.errors import Unavailable
 from workers import wire
 from workers.claims import Claim
 from workers.control import Control
 from workers.durations import Durations
-from workers.intake import Choice, Intake
+from workers.intake import PATIENCE, Choice, Intake
 from workers.ledger import Ended, Ledger
 from workers.process import Forks, SlotDied, SlotProcess
 from workers.roster import Roster, Slot
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0, 60.0  # the pause before the second attempt, doubling with each failure up to the second figure
+AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
 ENGINE_RETRY_SECONDS = 2.0
 HAND_BACK_SECONDS = 10.0  # how long a worker that was told twice to stop tries to record what it hands back
 TICK_SECONDS = 0.05  # between two looks for what is held up
@@ -81,6 +81,7 @@ class Supervisor:
         self._options = options
         self._ledger = Ledger(conninfo, socket.gethostname(), pid, self.cancel)
         self._control = Control(conninfo, self._running, self.cancel, self._namespaces)
+        self._upkeep = Upkeep(conninfo)
         self._durations = Durations()
         self._intake = Intake(engine, self, options.queues, strict=options.strict, known=registry.queues)
         self._roster = Roster(
@@ -94,6 +95,7 @@ class Supervisor:
             rss=options.slot_rss,
         )
         self._at_work: dict[UUID, Claim] = {}  # those whose attempt has begun
+        self._homeless: dict[Claim, tuple[float, str]] = {}  # begun on paper, without a slot: since when, and why
         self._frames: dict[SlotProcess, list[wire.Message]] = {}  # to be sent at the end of this turn of the loop
         self._acks: dict[Subscription, list[MessageId]] = {}
         self._releases: dict[Subscription, list[MessageId]] = {}
@@ -162,7 +164,7 @@ class Supervisor:
         """
         if not await self._start_engine():
             return
-        for task in (self._ledger.start(), self._control.start()):
+        for task in (self._ledger.start(), self._control.start(), self._upkeep.start()):
             task.add_done_callback(self._failed)
         self._roster.fill()
         await self._stop_asked.wait()
@@ -214,6 +216,7 @@ class Supervisor:
         while self._tasks:
             await asyncio.wait(list(self._tasks))
         await self._control.close()
+        await self._upkeep.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")
@@ -232,6 +235,7 @@ class Supervisor:
         log.warning("handing %d job%s back", len(running), "" if len(running) == 1 else "s")
         for claim in running:
             self._end(claim, "interrupted")
+        self._flush_soon()
         await asyncio.sleep(HAND_BACK_SECONDS)  # a limit, not a wait: the drain cancels this task when all is done
         log.error("the interruption of some jobs could not be recorded")  # the lease will tell the others
         self._quiet.set()
@@ -244,23 +248,13 @@ class Supervisor:
         for delivery in deliveries:
             headers = decode_headers(delivery.headers)
             name = headers.get("task", "")
-            alone, timeout = self._manner(name)
-            claim = Claim(
-                subscription, delivery, session, now, self._durations.expect(name), alone, timeout, _uuid(headers)
-            )
+            expected = self._durations.expect(name)
+            claim = Claim(subscription, delivery, session, now, expected, _is_alone(name), *_named(headers))
             self._quiet.clear()
             self._intake.arrive(claim)
             if claim.job is None:
                 self._bury(claim, "no job-id" if "job-id" not in headers else "the job-id is no UUID")
         self._flush_soon()
-
-    def _manner(self, name: str) -> tuple[bool, float | None]:
-        """Whether a job of that task must not wait in a slot, and its timeout."""
-        try:
-            registry.find(name)
-        except UnknownTask:
-            return False, None
-        return False, None
 
     def lost(self, subscription: Subscription) -> None:
         """`Consumer.lost`: whoever holds the messages now does the jobs; what runs here is ended."""
@@ -297,12 +291,13 @@ class Supervisor:
             # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
             self._engine.ack(subscription, ids)
         self._acks.clear()
+        self._house()
         halted = self._stopping or self._paused
         if not halted:
             while (claim := self._intake.next(self._place)) is not None:
                 assert claim.job is not None
                 self._ledger.begin(
-                    Start(claim.job, claim.delivery.deliveries, int(claim.session)),
+                    Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
                     lambda answer, claim=claim: self._begun(claim, answer),  # type: ignore[misc]
                 )
         for slot, frames in self._frames.items():
@@ -344,6 +339,7 @@ class Supervisor:
         """It is held no longer."""
         claim.settle()
         self._roster.leave(claim)
+        self._homeless.pop(claim, None)
         if claim.job is not None and self._at_work.get(claim.job) is claim:
             del self._at_work[claim.job]
         self._intake.forget(claim)
@@ -361,13 +357,11 @@ class Supervisor:
         if not claim.lost:
             self._releases.setdefault(claim.subscription, []).append(claim.delivery.id)
 
-    def _refuse_later(self, claim: Claim, failures: int) -> None:
+    def _refuse_later(self, claim: Claim) -> None:
         """Its message goes back, and comes again after a pause, which the database keeps."""
         self._forget(claim)
-        first, longest = RETRY_SECONDS
-        pause = min(longest, first * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
         if not claim.lost:
-            self._engine.nack(claim.subscription, [claim.delivery.id], refusal=Refusal(delay=pause))
+            self._engine.nack(claim.subscription, [claim.delivery.id], refusal=Refusal(delay=AGAIN_SECONDS))
 
     def _bury(self, claim: Claim, reason: str) -> None:
         """Move a message that is no job to the queue's dead letters."""
@@ -385,7 +379,7 @@ class Supervisor:
         """Its start was recorded, or not."""
         if isinstance(answer, psycopg.Error):
             log.error("job %s cannot be begun: %s", claim.job, answer)
-            self._refuse_later(claim, 1)
+            self._refuse_later(claim)
         elif isinstance(answer, NotStarted):
             if answer.reason == "missing":
                 self._bury(claim, "there is no such job")
@@ -395,7 +389,16 @@ class Supervisor:
                 self._refuse(claim)
         elif not claim.lost:
             run = claim.run = answer.run
-            claim.frame = wire.RunJob(str(run.job), run.attempt, answer.namespace, answer.task, answer.arguments)
+            claim.timeout = answer.timeout
+            claim.frame = wire.RunJob(
+                str(run.job),
+                run.attempt,
+                answer.namespace,
+                answer.task,
+                answer.arguments,
+                answer.failures,
+                run.worker,
+            )
             self._at_work[run.job] = claim
             if self._hand_back_asked.is_set():
                 self._finish(claim, Finish(run, "interrupted", note="handed back: the worker was stopped"))
@@ -413,20 +416,28 @@ class Supervisor:
         self._frames.setdefault(process, []).append(claim.frame)
         log.debug("job %s: %s, attempt %d, slot %d", claim.job, claim.frame.task, claim.frame.attempt, process.pid)
         if claim.ending is not None:
-            self._frames[process].append(wire.CancelJob(claim.frame.job, claim.frame.attempt))
+            self._frames[process].append(wire.CancelJob(claim.frame.job, claim.frame.attempt, claim.ending))
         if claim.timeout is not None and claim.deadline is None:
             claim.deadline = asyncio.get_running_loop().call_later(claim.timeout, self._ask_to_stop, claim, "timeout")
         self._flush_soon()
 
     def _send_elsewhere(self, claim: Claim, note: str) -> None:
-        """Its attempt has begun, but only on paper: to another slot, or back to the queue."""
-        slot = None if self._stopping or claim.ending else self._roster.place(claim, pressed=True)
-        if slot is not None:
-            self._roster.reserve(slot, claim)
-            self._send(claim)
-        else:
+        """Its attempt has begun, but only on paper: to another slot, or soon back to the queue."""
+        self._homeless[claim] = time.monotonic(), note
+        self._flush_soon()
+
+    def _house(self) -> None:
+        """Find slots for those without one. One that must not be begun twice waits for it, the others not for long."""
+        for claim, (since, note) in list(self._homeless.items()):
             assert claim.run is not None
-            self._finish(claim, Finish(claim.run, "interrupted", note=note))
+            slot = None if claim.ending else self._roster.place(claim, pressed=True)
+            if slot is not None:
+                del self._homeless[claim]
+                self._roster.reserve(slot, claim)
+                self._send(claim)
+            elif claim.ending or not (claim.alone or time.monotonic() - since < PATIENCE):
+                del self._homeless[claim]
+                self._finish(claim, Finish(claim.run, "interrupted", note=note))
 
     def _ended(self, claim: Claim, message: wire.Ended) -> None:
         """Its slot says that it has ended."""
@@ -439,15 +450,9 @@ class Supervisor:
             result=None if message.result is None else Json(message.result),
             error=message.error,
             again=message.again,
+            pause=message.pause,
         )
-        if message.outcome == "cancelled" and claim.ending == "timeout":
-            finish = self._timed_out(claim)
         self._finish(claim, finish)
-
-    def _timed_out(self, claim: Claim) -> Finish:
-        assert claim.run is not None
-        error = {"code": "timeout", "message": f"the job took more than {claim.timeout:g} s", "traceback": ""}
-        return Finish(claim.run, "failed", error=error)
 
     def _finish(self, claim: Claim, finish: Finish) -> None:
         claim.settle()
@@ -461,12 +466,10 @@ class Supervisor:
         """Its end was recorded, or not."""
         if isinstance(ended, psycopg.Error):
             log.error("job %s: its end cannot be recorded: %s", claim.job, ended)
-            self._refuse_later(claim, 1)
+            self._refuse_later(claim)
             return
         log.debug("job %s: %s", claim.job, ended.state or "somebody else has it")
-        if ended.state == "waiting":
-            self._refuse_later(claim, ended.failures)
-        elif ended.state in (None, "ready"):
+        if ended.state in (None, "ready"):
             self._refuse(claim)
         else:
             self._accept(claim)
@@ -487,7 +490,7 @@ class Supervisor:
             return
         log.info("job %s: asked to stop (%s)", claim.job, why)
         claim.ending = why
-        claim.slot.process.send([wire.CancelJob(claim.frame.job, claim.frame.attempt)])
+        claim.slot.process.send([wire.CancelJob(claim.frame.job, claim.frame.attempt, why)])
         claim.grace = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end, claim, why)
 
     def _end(self, claim: Claim, why: str) -> None:
@@ -571,19 +574,33 @@ class Supervisor:
         assert run is not None
         if claim.ending == "cancelled":
             finish = Finish(run, "cancelled", note="it did not stop by itself: its process was ended")
-        elif claim.ending == "timeout":
-            finish = self._timed_out(claim)
         elif claim.ending == "interrupted":
             finish = Finish(run, "interrupted", note="handed back: the worker was stopped")
-        elif meant:
+        elif meant and claim.ending != "timeout":
             finish = Finish(run, "interrupted", note="its process was ended because of another job")
         else:
-            finish = Finish(run, "failed", error={"code": "slot_died", "message": str(death), "traceback": ""})
+            code, message = "slot_died", str(death)
+            if claim.ending == "timeout":
+                code, message = "timeout", "it took too long and did not stop by itself: its process was ended"
+            error = {"code": code, "message": message, "traceback": ""}
+            assert claim.frame is not None
+            pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
+            finish = Finish(run, "failed", error=error, pause=pause)
         self._finish(claim, finish)
 
 
-def _uuid(headers: dict[str, str]) -> UUID | None:
+def _named(headers: dict[str, str]) -> tuple[UUID | None, int]:
+    """The job that a message names, if it names one, and its ticket."""
     try:
-        return UUID(headers.get("job-id", ""))
+        return UUID(headers.get("job-id", "")), int(headers.get("job-ticket", "0"))
     except ValueError:
-        return None
+        return None, 0
+
+
+def _is_alone(task: str) -> bool:
+    """Whether a job of that task must not wait in a slot behind another."""
+    try:
+        options = registry.load(task).options
+    except UnknownTask:
+        return False
+    return options.timeout is not None or options.on_worker_death == "fail"

@@ -23,7 +23,7 @@ class Supervisor(Protocol):
 
     def send(self, message: wire.Message) -> None: ...
 
-    def is_cancelled(self, key: tuple[str, int]) -> bool: ...
+    def cancelled(self, key: tuple[str, int]) -> str | None: ...
 
 
 class SlotTransport:
@@ -51,9 +51,9 @@ class SlotTransport:
                 self._supervisor.send(wire.Log(self._job, time.time(), level, text))
 
     @property
-    def cancelled(self) -> bool:
-        """Whether the job should stop."""
-        return self._supervisor.is_cancelled(self._key)
+    def cancelled(self) -> str | None:
+        """Why the job should stop, if it should."""
+        return self._supervisor.cancelled(self._key)
 
     def close(self) -> None:
         """The job has ended: a thread that it left behind says nothing more."""

@@ -20,21 +20,29 @@ class WireError(Exception):
 
 @dataclass(slots=True)
 class RunJob:
-    """To the slot: do this job, after those that it was given before. `arguments` is JSON."""
+    """To the slot: do this job, after those that it was given before. `arguments` is JSON.
+
+    Attributes:
+        failures: how often the job has failed.
+        worker: the session's id.
+    """
 
     job: str
     attempt: int
     namespace: str
     task: str
     arguments: str
+    failures: int = 0
+    worker: int = 0
 
 
 @dataclass(slots=True)
 class CancelJob:
-    """To the slot: this attempt should stop."""
+    """To the slot: this attempt should stop: `cancelled`, or it took too long (`timeout`)."""
 
     job: str
     attempt: int
+    why: str = "cancelled"
 
 
 @dataclass(slots=True)
@@ -80,6 +88,7 @@ class Ended:
         result: JSON, when it succeeded.
         error: {"code", "message", "traceback"}, when it failed.
         again: whether it makes sense to try a failed job again.
+        pause: seconds until then; None: as usual.
     """
 
     job: str
@@ -88,6 +97,7 @@ class Ended:
     result: str | None = None
     error: dict[str, str] | None = None
     again: bool = True
+    pause: float | None = None
 
 
 @dataclass(slots=True)

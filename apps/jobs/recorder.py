@@ -23,7 +23,7 @@ from apps.jobs.pipelined import Pipelined, Row, Step
 Json = NewType("Json", str)  # a text that `registry.to_json` made
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
-STARTABLE_STATES = frozenset({"ready", "waiting", "running"})
+STARTABLE_STATES = frozenset({"scheduled", "ready", "waiting", "running"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,13 @@ class Start:
     Attributes:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
+        ticket: the message's: of a job that was given a new message since, the old one is void.
     """
 
     job: UUID
     delivery: int
     worker: int
+    ticket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ class Finish:
     """The end of an attempt.
 
     Attributes:
-        outcome: succeeded, failed, cancelled or interrupted.
+        outcome: succeeded, failed, cancelled or interrupted; expired for a job that never began.
         again: whether a failure may be retried, while the job has attempts left.
         note: why, for the state event.
+        pause: seconds until then.
     """
 
     run: Run
@@ -86,6 +89,7 @@ class Finish:
     error: Mapping[str, str] | None = None
     again: bool = True
     note: str | None = None
+    pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer to a `Start` that was taken."""
+    """The answer to a `Start` that was taken.
+
+    Attributes:
+        failures: how often the job has failed before.
+        timeout: seconds that the attempt may take.
+    """
 
     run: Run
     task: str
     namespace: str
     arguments: str
+    failures: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +123,8 @@ class NotStarted:
     """The answer to a `Start` that was refused.
 
     Attributes:
-        reason: `final` (the message is of no more use), `missing` (there is no such job), `stale` (a later delivery
-            of the message is at work).
+        reason: `final` (the message is of no more use: the job has ended, or gets another one), `missing` (there is no
+            such job), `stale` (a later delivery of the message is at work).
     """
 
     reason: str
@@ -195,25 +206,26 @@ class Recorder:
                 known = row[2:4] if row is not None else other[1:3] if other is not None else (None, None)
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
-        taken, cancelled = self._admit(batch.starts, rows, peeked, written)
+        taken, over = self._admissible(batch.starts, rows, peeked, written)
+        blocked = await self._admit(taken, rows, written)
         notes = [note for note in batch.notes if note.run in admitted]
         marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
         finishes = [item for item in batch.finishes if item.run in admitted]
         ends = [(item.run.job, item) for item in finishes]
-        ends += [(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled]
-        changed = {start.job for start in taken} | {note.run.job for note in notes} | {job for job, _ in ends}
+        ends += [(job, Finish(Run(job, 0, 0), outcome)) for job, outcome in over.items()]
+        changed = {*taken, *blocked, *(note.run.job for note in notes), *(job for job, _ in ends)}
         told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
-        asked = any(rows[job][7] for job in changed)  # somebody may want a reply: it depends on what follows
-        workers = {start.worker for start in taken}
-        steps = [self._starting(taken, worker) for worker in workers]
+        asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
+        workers = {start.worker for start in taken.values()}
+        steps = [self._starting(list(taken.values()), worker) for worker in workers]
         steps += _noting(notes, marks)
         if ends:
-            steps.append(_ending(ends))
+            steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
         results = await self._statements.run(steps if asked else [*steps, *told])
         for worker, begun in zip(workers, results, strict=False):
-            for job, attempt, task, namespace, arguments in begun:
-                written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
-        outcomes = {row[0]: row for row in results[len(steps) - 1]} if ends else {}
+            for job, attempt, *what in begun:
+                written.starts[job] = Started(Run(job, attempt, worker), *what)
+        outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
         for item in finishes:
             written.finishes[item.run] = outcomes[item.run.job][1:3]
         if asked:
@@ -221,16 +233,16 @@ class Recorder:
             await self._statements.run(told)
         return written
 
-    def _admit(
+    def _admissible(
         self,
         starts: Sequence[Start],
         rows: Mapping[UUID, Row],
         peeked: Mapping[UUID, Row],
         written: Written,
-    ) -> tuple[list[Start], list[UUID]]:
-        """Which of them may begin, and which jobs are cancelled instead; the others are answered."""
+    ) -> tuple[dict[UUID, Start], dict[UUID, str]]:
+        """Which of them may begin, limits apart, and how the jobs end that end instead; the others are answered."""
         taken: dict[UUID, Start] = {}
-        cancelled: list[UUID] = []
+        over: dict[UUID, str] = {}
         for start in starts:
             row = rows.get(start.job)
             if row is None:
@@ -238,16 +250,35 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
-            elif row[2] in FINAL_STATES:
+            elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
                 written.starts[start.job] = NotStarted("stale")
             elif row[6] is not None:  # its worker died before it could cancel
-                cancelled.append(start.job)
-                written.starts[start.job] = NotStarted("final")
+                over[start.job] = "cancelled"
+            elif row[9]:
+                over[start.job] = "expired"
+            elif row[2] == "running" and row[11] == "fail":  # so did its worker, and that ends it
+                over[start.job] = "interrupted"
             else:
                 taken[start.job] = start
-        return list(taken.values()), cancelled
+        written.starts.update(dict.fromkeys(over, NotStarted("final")))
+        return taken, over
+
+    async def _admit(self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], written: Written) -> set[UUID]:
+        """Take out those whose limits do not let them begin now. Returns those that were put aside."""
+        limited = [job for job in taken if rows[job][10]]
+        blocked = set()
+        for job, verdict in await self._rows("admit", ids=limited) if limited else ():
+            if verdict == "go":
+                continue
+            del taken[job]
+            if verdict == "blocked":
+                blocked.add(job)
+                written.starts[job] = NotStarted("final")
+            else:
+                written.put_off.add(job)
+        return blocked
 
     def _starting(self, taken: Sequence[Start], worker: int) -> Step:
         mine = [start for start in taken if start.worker == worker]
@@ -337,6 +368,7 @@ def _ending(finishes: Sequence[tuple[UUID, Finish]]) -> Step:
         "errors": [json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
         "again": [item.again for _, item in finishes],
         "notes": [item.note for _, item in finishes],
+        "pauses": [item.pause for _, item in finishes],
     }
 
 
