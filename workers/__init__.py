@@ -1,7 +1,9 @@
 """The worker: a main process that forks, a supervisor that holds messages, and slots that do the jobs.
 
     forkserver   the main process: it has loaded the project, and forks the others from itself
-    supervisor   drives each job from its message to its end, drains
+    supervisor   the life of the process that sees to it all
+    options      what a worker is told when it starts
+    dispatch     the way of each message, from the queue to the job's end
     intake       which queues are served, in what order
     roster       the slots: how many, which may take a job, who is replaced
     claims       a message that is held, on its way

@@ -177,12 +177,15 @@ class Intake:
         """All that has no slot."""
         return [claim for queue in self._queues.values() for claim in queue.waiting]
 
-    def held(self, subscription: Subscription | None = None) -> list[Claim]:
-        """All that is held, or what is held of a queue."""
-        if subscription is not None:
-            queue = self._queues.get(subscription)
-            return list(queue.held) if queue is not None else []
-        return [claim for queue in self._queues.values() for claim in queue.held]
+    def held(self, subscription: Subscription) -> list[Claim]:
+        """What is held of a queue."""
+        queue = self._queues.get(subscription)
+        return list(queue.held) if queue is not None else []
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is held."""
+        return not any(queue.held for queue in self._queues.values())
 
     def impatient(self, now: float) -> list[Claim]:
         """What has waited for a slot for too long."""

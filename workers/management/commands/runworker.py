@@ -19,8 +19,9 @@ from msgweb.pidfile import write_pid
 from workers import slot
 from workers.forkserver import ForkServer
 from workers.intake import parse_choices
+from workers.options import Options
 from workers.process import Forks
-from workers.supervisor import Options, Supervisor
+from workers.supervisor import Supervisor
 
 
 def _positive(text: str) -> int:
