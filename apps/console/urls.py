@@ -3,7 +3,7 @@
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from apps.console import health, job_pages, pages
+from apps.console import health, job_actions, job_pages, pages
 
 app_name = "console"
 
@@ -18,7 +18,8 @@ urlpatterns = [
     path("jobs/", job_pages.jobs, name="jobs"),
     path("jobs/<uuid:job_id>/", job_pages.job, name="job"),
     path("jobs/<uuid:job_id>/log.txt", job_pages.job_log, name="job_log"),
-    path("jobs/<uuid:job_id>/cancel/", job_pages.cancel, name="job_cancel"),
+    path("jobs/<uuid:job_id>/<str:action>/", job_actions.act, name="job_action"),
+    path("jobs/do/", job_actions.act_on_all, name="jobs_action"),
     path("queues/", pages.queues, name="queues"),
     path("topics/", pages.topics, name="topics"),
     path("workers/", pages.workers, name="workers"),
