@@ -7,13 +7,15 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from apps.accounts.permissions import Verb
 from apps.api import bodies, problems
 from apps.api import serializers as forms
 from apps.api.authentication import asker_of, name_of, namespaces_of
 from apps.api.views import PROBLEM, Endpoint, JobDetail
 from apps.jobs import control
+from apps.jobs.models import Job
 from apps.jobs.selection import Selection, apply
-from msgweb.errors import BadRequest
+from msgweb.errors import AccessRefused, BadRequest
 
 ANSWERS: dict[Any, Any] = {
     200: forms.JobSerializer,
@@ -31,10 +33,9 @@ class JobAction(Endpoint):
 
         Raises:
             UnknownJob: there is none that the asker may see.
-            AccessRefused: the account has not the permission.
+            AccessRefused: the asker may not.
         """
-        self.job(job_id)
-        self.need("jobs.change_job")
+        self.need_job(self.job(job_id))
         return name_of(asker_of(self.request))
 
     def answer(self, job_id: uuid.UUID, status: int = 200) -> Response:
@@ -81,7 +82,8 @@ class JobRerun(JobAction):
     def post(self, request: Request, job_id: uuid.UUID) -> Response:
         """With other arguments, if the body has some."""
         by = self.allowed(job_id)
-        self.need("jobs.add_job")
+        job = self.job(job_id)
+        self.need(Verb.SEND, job.namespace, f"task/{job.task}")
         asked = bodies.read_json(request) if int(request.META.get("CONTENT_LENGTH") or 0) else {}
         forms.RerunSerializer(data=asked).is_valid(raise_exception=True)
         return self.answer(control.rerun(job_id, by, arguments=asked.get("arguments")).id, status=201)
@@ -100,6 +102,8 @@ class JobEdit(JobDetail, JobAction):
         given = dict(form.validated_data)
         if "arguments" in given:
             given["arguments"] = asked["arguments"]  # as they came
+        if "queue" in given:
+            self.need(Verb.SEND, self.job(job_id).namespace, f"queue/{given['queue']}")
         return self.answer(control.edit(job_id, by, **given).id)
 
 
@@ -112,9 +116,9 @@ class JobActions(Endpoint):
         responses={200: OpenApiResponse(forms.BulkDoneSerializer), (400, problems.MEDIA_TYPE): PROBLEM},
     )
     def post(self, request: Request) -> Response:
-        """A transaction for each job: what one refuses stops none. At most 1,000 jobs a call."""
+        """A transaction for each job: what one refuses stops none. At most 1,000 jobs a call. Jobs that the asker may
+        not change are passed over."""
         asker = asker_of(request)
-        self.need("jobs.change_job")
         asked = bodies.read_json(request)
         form = forms.BulkSerializer(data=asked)
         form.is_valid(raise_exception=True)
@@ -124,10 +128,22 @@ class JobActions(Endpoint):
             raise BadRequest(f"say which jobs: give at least one of {', '.join(CONDITIONS)}")
         if "namespace" in conditions:
             self.enter(conditions["namespace"])
-        if given["action"] == "rerun":
-            self.need("jobs.add_job")
         opened = namespaces_of(asker)
         selection = Selection(**conditions, namespaces=None if opened is None else sorted(opened))
-        done = apply(given["action"], selection, name_of(asker), most=given["limit"], beyond=given.get("beyond"))
+        done = apply(
+            *(given["action"], selection, name_of(asker)),
+            most=given["limit"],
+            beyond=given.get("beyond"),
+            may=lambda job: self._may(job, given["action"]),
+        )
         answer = {"done": done.done, "refused": done.refused, "reasons": done.reasons, "next": done.last}
         return Response(forms.BulkDoneSerializer(answer).data)
+
+    def _may(self, job: Job, action: str) -> bool:
+        try:
+            self.need_job(job)
+            if action == "rerun":
+                self.need(Verb.SEND, job.namespace, f"task/{job.task}")
+        except AccessRefused:
+            return False
+        return self.sees(job)

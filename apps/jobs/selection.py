@@ -84,7 +84,13 @@ class Done:
 
 
 def apply(
-    action: str, selection: Selection, by: str, *, most: int | None = None, beyond: uuid.UUID | None = None
+    action: str,
+    selection: Selection,
+    by: str,
+    *,
+    most: int | None = None,
+    beyond: uuid.UUID | None = None,
+    may: Callable[[Job], bool] | None = None,
 ) -> Done:
     """Do something with all jobs of a selection: a transaction for each, so that what one refuses stops none.
 
@@ -93,6 +99,7 @@ def apply(
         by: who wants it, for people.
         most: look at no more than so many; the answer says where to go on.
         beyond: go on after that job.
+        may: whether the asker may do it with a job; others are passed over.
 
     Raises:
         BadRequest: there is no such action.
@@ -106,19 +113,21 @@ def apply(
     while most is None or looked_at < most:
         portion = PORTION if most is None else min(PORTION, most - looked_at)
         rows = jobs.order_by("id") if beyond is None else jobs.filter(id__gt=beyond).order_by("id")
-        ids = list(rows.values_list("id", flat=True)[:portion])
-        if not ids:
+        found = list(rows.only("id", "namespace", "task", "requested_by")[:portion])
+        if not found:
             return answer
-        for job_id in ids:
+        for job in found:
+            if may is not None and not may(job):
+                continue
             try:
-                ACTIONS[action](job_id, by)
+                ACTIONS[action](job.id, by)
                 answer.done += 1
             except (Conflict, NotFound, BadRequest) as error:
                 answer.refused += 1
                 if len(answer.reasons) < 10:
                     answer.reasons.append(error.message)
-        looked_at += len(ids)
-        beyond = ids[-1]
+        looked_at += len(found)
+        beyond = found[-1].id
     answer.last = beyond
     return answer
 

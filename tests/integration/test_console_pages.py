@@ -88,7 +88,7 @@ def test_what_refreshes_itself_comes_without_the_page_around_it(admin: Client, j
 
 
 def test_logging_in_with_the_right_password_leads_to_the_overview(client: Client) -> None:
-    get_user_model().objects.create_user("ada", password="right")
+    get_user_model().objects.create_user("ada", password="right", is_staff=True)
     wrong = client.post("/login/", {"username": "ada", "password": "wrong"})
     assert "is wrong" in wrong.content.decode()
     right = client.post("/login/", {"username": "ada", "password": "right"})
@@ -97,8 +97,15 @@ def test_logging_in_with_the_right_password_leads_to_the_overview(client: Client
     assert client.get("/").status_code == 302
 
 
+def test_who_is_not_staff_does_not_come_in(client: Client) -> None:
+    get_user_model().objects.create_user("till", password="right")
+    answer = client.post("/login/", {"username": "till", "password": "right"})
+    assert "is wrong" in answer.content.decode()
+    assert client.get("/").status_code == 302
+
+
 def test_logging_in_leads_nowhere_else(client: Client) -> None:
-    get_user_model().objects.create_user("ada", password="right")
+    get_user_model().objects.create_user("ada", password="right", is_staff=True)
     response = client.post("/login/", {"username": "ada", "password": "right", "next": "https://evil.example/"})
     assert response["Location"] == "/"
 
@@ -116,7 +123,7 @@ def test_the_overview_shows_what_there_is(admin: Client, job: Job) -> None:
 def test_queues_are_shown_with_their_figures(admin: Client, namespace: str) -> None:
     for _ in range(3):
         outbox.send(namespace, "/queue/letters", "x")
-    row = re.search(r"<tr>\s*<td class=\"name\">letters.*?</tr>", text(admin, "/queues/"), re.DOTALL)
+    row = re.search(r"<tr>\s*<td class=\"name\"><a [^>]*>letters.*?</tr>", text(admin, "/queues/"), re.DOTALL)
     assert row
     assert ">3</td>" in row[0]
     assert "nobody listens" in row[0]
