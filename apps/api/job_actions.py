@@ -13,7 +13,9 @@ from apps.api import serializers as forms
 from apps.api.authentication import asker_of, name_of, namespaces_of
 from apps.api.views import PROBLEM, Endpoint, JobDetail
 from apps.jobs import control
-from apps.jobs.models import Job
+from apps.jobs.errors import UnknownBatch
+from apps.jobs.flows import progress_of
+from apps.jobs.models import Batch, Job
 from apps.jobs.selection import Selection, apply
 from msgweb.errors import AccessRefused, BadRequest
 
@@ -147,3 +149,21 @@ class JobActions(Endpoint):
         except AccessRefused:
             return False
         return self.sees(job)
+
+
+class BatchDetail(Endpoint):
+    """Jobs that belong together."""
+
+    @extend_schema(
+        summary="Look at a batch of jobs",
+        responses={200: forms.BatchSerializer, (404, problems.MEDIA_TYPE): PROBLEM},
+    )
+    def get(self, request: Request, batch_id: uuid.UUID) -> Response:
+        """How far it is, as a whole. Shown to who may see its jobs."""
+        found = progress_of(batch_id)
+        opened = namespaces_of(asker_of(request))
+        first = Job.objects.filter(batch=batch_id).first()
+        namespace = Batch.objects.get(id=batch_id).namespace
+        if (opened is not None and namespace not in opened) or (first is not None and not self.sees(first)):
+            raise UnknownBatch(f"there is no batch {batch_id}")
+        return Response(forms.BatchSerializer(found).data)

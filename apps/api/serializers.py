@@ -243,6 +243,17 @@ def progress_of(job: Job) -> Progress | None:
         return None
 
 
+class BatchSerializer(serializers.Serializer[Any]):
+    """How far a batch is."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField(allow_blank=True)
+    total = serializers.IntegerField()
+    done = serializers.IntegerField(help_text="How many jobs have ended, however they did.")
+    percent = serializers.IntegerField()
+    states = serializers.DictField(child=serializers.IntegerField(), help_text="How many are in each state.")
+
+
 class LineSerializer(serializers.Serializer[Any]):
     """A line of a job's log."""
 

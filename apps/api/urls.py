@@ -14,6 +14,7 @@ urlpatterns = [
     ),
     path("v1/tasks", views.Tasks.as_view(), name="tasks"),
     path("v1/jobs", views.Jobs.as_view(), name="jobs"),
+    path("v1/batches/<uuid:batch_id>", job_actions.BatchDetail.as_view(), name="batch"),
     path("v1/jobs/actions", job_actions.JobActions.as_view(), name="job_actions"),
     path("v1/jobs/<uuid:job_id>", views.waiting(job_actions.JobEdit.as_view()), name="job"),
     path("v1/jobs/<uuid:job_id>/cancel", views.JobCancel.as_view(), name="job_cancel"),

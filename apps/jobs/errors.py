@@ -7,6 +7,7 @@ MsgwebError
 ├── JobExpired          stands for a job that was not begun in time
 ├── NotFound
 │   ├── UnknownTask
+│   ├── UnknownBatch
 │   └── UnknownJob
 └── Conflict
     ├── JobExists       the job's id is taken by another request
@@ -34,6 +35,12 @@ class UnknownJob(NotFound):
     """There is no such job, or not for this asker."""
 
     code = "unknown_job"
+
+
+class UnknownBatch(NotFound):
+    """There is no such batch, or not for this asker."""
+
+    code = "unknown_batch"
 
 
 class JobExists(Conflict):

@@ -490,6 +490,7 @@ def test_the_description_names_every_endpoint_and_both_ways_in(client: Client) -
         "/api/v1/tasks",
         "/api/v1/jobs",
         "/api/v1/jobs/{job_id}",
+        "/api/v1/batches/{batch_id}",
         "/api/v1/jobs/actions",
         "/api/v1/jobs/{job_id}/cancel",
         "/api/v1/jobs/{job_id}/retry",
