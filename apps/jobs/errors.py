@@ -8,6 +8,7 @@ MsgwebError
 ├── NotFound
 │   ├── UnknownTask
 │   ├── UnknownBatch
+│   ├── UnknownSchedule
 │   └── UnknownJob
 └── Conflict
     ├── JobExists       the job's id is taken by another request
@@ -41,6 +42,12 @@ class UnknownBatch(NotFound):
     """There is no such batch, or not for this asker."""
 
     code = "unknown_batch"
+
+
+class UnknownSchedule(NotFound):
+    """There is no schedule of that name."""
+
+    code = "unknown_schedule"
 
 
 class JobExists(Conflict):

@@ -38,3 +38,7 @@ FROM jobs_job j WHERE j.id = %(id)s
 -- Batches whose jobs have all ended are complete.
 --   ids uuid[]
 SELECT msgweb.complete_batches(%(ids)s::uuid[])
+
+-- name: schedules_due
+-- Whether the time of a schedule has come.
+SELECT EXISTS (SELECT FROM jobs_schedule WHERE NOT paused AND next_at <= clock_timestamp())
