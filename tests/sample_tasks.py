@@ -4,6 +4,7 @@ Those that hold append a line to a file when they begin, and go on when another 
 are, and decides when they end.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -26,6 +27,19 @@ def add(context: JobContext, *, a: int, b: int = 1) -> dict[str, int]:
     for done in range(1, 4):
         context.progress(done, 3, "adding")
     return {"sum": a + b}
+
+
+@task(name="samples.nothing", queue=QUEUE)
+def nothing(context: JobContext) -> int:
+    """Do nothing; the number of the attempt."""
+    return context.attempt
+
+
+@task(name="samples.breathe", queue=QUEUE)
+async def breathe(context: JobContext, *, seconds: float = 0.0) -> int:
+    """Wait without holding up others."""
+    await asyncio.sleep(seconds)
+    return context.attempt
 
 
 @task(name="samples.talk", queue=QUEUE)

@@ -278,8 +278,6 @@ def _register(declared: Task[..., Any]) -> None:
 
 
 def _parameters(function: Callable[..., Any], where: str) -> tuple[Parameter, ...]:
-    if inspect.iscoroutinefunction(function):
-        raise BadTask(f"{where}: a task is a plain function, not a coroutine function")
     given = list(inspect.signature(function).parameters.values())
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY
     if not given or given[0].kind not in positional:

@@ -110,15 +110,21 @@ class Jobs:
         )
         return int(self.installation.query(query, (queue,))[0][0])
 
+    def supervisor(self) -> int:
+        """The process id of the latest worker's supervisor."""
+        query = "SELECT pid FROM msgweb.session WHERE kind = 'worker' ORDER BY id DESC LIMIT 1"
+        return int(self.installation.query(query)[0][0])
+
     def slots(self, worker: str = "worker") -> list[int]:
-        """The process ids of a worker's slots."""
+        """The process ids of a worker's slots, where it is the latest worker."""
         found = subprocess.run(
             ["ps", "-o", "pid=", "--ppid", str(self.installation.pid(worker))],
             capture_output=True,
             text=True,
             check=False,
         )
-        return [int(word) for word in found.stdout.split()]
+        supervisor = self.supervisor()
+        return [pid for word in found.stdout.split() if (pid := int(word)) != supervisor]
 
     def python(self, code: str, *arguments: str) -> str:
         """Run code in a process of its own, on the installation; its output."""
@@ -267,10 +273,11 @@ def test_a_worker_that_was_taken_for_dead_leaves_the_job_to_the_next(jobs: Jobs)
     job = jobs.ask("samples.hold", reply_to="answers", folder=str(jobs.folder))
     jobs.until(jobs.begun, "the job begins")
     ((_, first),) = jobs.begun()
-    jobs.installation.signal("worker", signal.SIGSTOP)
+    frozen = jobs.supervisor()
+    os.kill(frozen, signal.SIGSTOP)
     start(jobs, "worker2")
     jobs.until(lambda: len(jobs.begun()) == 2, "the next worker begins the job again")
-    jobs.installation.signal("worker", signal.SIGCONT)
+    os.kill(frozen, signal.SIGCONT)
     jobs.until(lambda: gone(first), "the first worker ends its own run")
     jobs.go()
     ended = jobs.end(job)
@@ -285,7 +292,7 @@ def test_a_worker_that_froze_within_a_transaction_keeps_no_job_to_itself(jobs: J
     start(jobs)
     job = jobs.ask("samples.hold", folder=str(jobs.folder))
     jobs.until(jobs.begun, "the job begins")
-    jobs.installation.signal("worker", signal.SIGSTOP)
+    os.kill(jobs.supervisor(), signal.SIGSTOP)
     [(process,)] = jobs.installation.query("SELECT process FROM msgweb.session WHERE kind = 'worker'")
     # As if it had been stopped while it recorded something of the job.
     name = f"msgweb worker {process}"
