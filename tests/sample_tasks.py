@@ -150,3 +150,9 @@ def only_once(context: JobContext) -> None:
 @task(name="samples.begins_anew", queue=QUEUE, max_attempts=5, on_worker_death="retry")
 def begins_anew(context: JobContext) -> None:
     """From the beginning, after a worker's death."""
+
+
+@task(name="samples.tell", queue=QUEUE)
+def tell(context: JobContext, *, what: Any = None) -> Any:
+    """What it was told."""
+    return what

@@ -6,18 +6,23 @@ import socket
 import threading
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pytest
 import uvloop
 
 from apps.broker.postgres import PostgresEngine
+from apps.stomp.gateway.access import AccountAuthenticator
+from apps.stomp.gateway.access_watch import AccessWatch
+from apps.stomp.gateway.listeners import parse_listener
 from apps.stomp.gateway.options import GatewayOptions
-from apps.stomp.gateway.ports import Principal, TaskPort
+from apps.stomp.gateway.ports import Credentials, Principal, TaskPort
+from apps.stomp.gateway.queue_port import Queues
 from apps.stomp.gateway.server import Gateway
 from msgweb.errors import AccessRefused
 from tests.installation import Postgres, Template
+from tests.unguarded.base import alias_of
 
 T = TypeVar("T")
 
@@ -29,11 +34,23 @@ OTHER_NAMESPACE = "taoshop.development"
 class OneKey:
     """An `Authenticator` of one login; the real one has tests of its own."""
 
-    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+    def __init__(self) -> None:
+        self.shown: list[Credentials] = []
+
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """`guest` with the passcode `a:secret`, in the namespace that `host` names, else the default one."""
-        if (login, passcode) != ("guest", "a:secret"):
+        self.shown.append(credentials)
+        if (credentials.login, credentials.passcode) != ("guest", "a:secret"):
             raise AccessRefused("the login or the passcode is wrong, or the key was revoked")
-        return Principal(login, OTHER_NAMESPACE if host == OTHER_NAMESPACE else NAMESPACE)
+        default = credentials.namespace or NAMESPACE
+        return Principal("guest", OTHER_NAMESPACE if credentials.host == OTHER_NAMESPACE else default)
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """Nothing changes."""
+        return {principal: principal for principal in principals}
+
+    def forget(self) -> None:
+        """Nothing is remembered."""
 
 
 class Frame(NamedTuple):
@@ -167,13 +184,22 @@ class RunningGateway:
     """A gateway on an event loop in a thread of its own.
 
     Attributes:
-        port: where it listens.
+        port: where it listens, first; `ports` are those of all listeners.
     """
 
-    def __init__(self, conninfo: str, options: GatewayOptions | None = None, tasks: TaskPort | None = None) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        options: GatewayOptions | None = None,
+        tasks: TaskPort | None = None,
+        listeners: Sequence[str] = ("stomp://127.0.0.1:0",),
+        accounts: bool = False,
+    ) -> None:
+        """With `accounts`, log-in is by the real keys of Django's database, and changes of access are heard."""
         self._conninfo = conninfo
-        self._options = options
+        self._listeners = [parse_listener(url, options) for url in listeners]
         self._tasks = tasks
+        self._accounts = accounts
         self._clients: list[WireClient] = []
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
@@ -205,6 +231,10 @@ class RunningGateway:
         self._clients.append(client)
         return client
 
+    def keep(self, *clients: WireClient) -> None:
+        """Close them at the end."""
+        self._clients += clients
+
     def connected(self, version: str = "1.2", **headers: Any) -> WireClient:
         """A client that is logged in."""
         client = self.client()
@@ -214,12 +244,22 @@ class RunningGateway:
     async def _start(self) -> None:
         self.engine = PostgresEngine(self._conninfo, kind="gateway")
         await self.engine.start()
-        self.gateway = Gateway(self.engine, OneKey(), self._tasks, self._options)
-        self.port = await self.gateway.listen("127.0.0.1", 0)
+        self.authenticator: Any = AccountAuthenticator() if self._accounts else OneKey()
+        self.queues = Queues(alias_of(self._conninfo))
+        self.gateway = Gateway(self.engine, self.authenticator, self._tasks, self.queues)
+        self.ports = [await self.gateway.listen(listener) for listener in self._listeners]
+        self.port = self.ports[0]
+        self.watch = AccessWatch(self._conninfo, self.authenticator, self.gateway)
+        if self._accounts:
+            self.watch.start()
 
     async def _stop(self) -> None:
+        await self.watch.close()
         await self.gateway.drain(0)
+        if self._accounts:
+            self.authenticator.close()
         await self.engine.close()
+        self.queues.close()
 
 
 @pytest.fixture(scope="session")

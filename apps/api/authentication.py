@@ -9,6 +9,8 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.request import Request
 
 from apps.accounts.models import AccessKey
+from apps.accounts.permissions import Access
+from apps.accounts.standings import access_of_key, access_of_user
 from msgweb.errors import AccessRefused
 
 
@@ -24,11 +26,11 @@ class Program:
     """The user of a request that came with an access key.
 
     Attributes:
-        namespaces: those that the key opens.
+        access: what the key may do, and in which namespaces.
     """
 
     key: AccessKey
-    namespaces: frozenset[str]
+    access: Access
 
     is_authenticated = True
     is_anonymous = False
@@ -58,7 +60,7 @@ class AccessKeyAuthentication(BaseAuthentication):
             key = AccessKey.authenticate(login, passcode)
         except AccessRefused as error:
             raise NotAuthenticated(error.message) from error
-        return Program(key, frozenset(key.may_enter())), key
+        return Program(key, access_of_key(key)), key
 
     def authenticate_header(self, request: Request) -> str:
         """The challenge of a 401 answer."""
@@ -97,7 +99,12 @@ def asker_of(request: Request) -> "Program | User":
 
 def namespaces_of(asker: "Program | User") -> frozenset[str] | None:
     """The namespaces that they may enter; None is all, for the console's people."""
-    return asker.namespaces if isinstance(asker, Program) else None
+    return asker.access.namespaces if isinstance(asker, Program) else None
+
+
+def access_of(asker: "Program | User") -> Access:
+    """What they may do to destinations."""
+    return asker.access if isinstance(asker, Program) else access_of_user(asker)
 
 
 def name_of(asker: "Program | User") -> str:

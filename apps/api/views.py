@@ -19,6 +19,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from apps.accounts.models import NAMESPACE_PATTERN, Namespace
+from apps.accounts.permissions import Verb
 from apps.api import bodies, problems
 from apps.api import serializers as forms
 from apps.api.authentication import (
@@ -26,12 +27,13 @@ from apps.api.authentication import (
     ConsoleAuthentication,
     NotAuthenticated,
     Program,
+    access_of,
     asker_of,
     name_of,
     namespaces_of,
 )
 from apps.broker import catalogue, outbox
-from apps.broker.engine import parse_address
+from apps.broker.engine import Address, parse_address
 from apps.console.feed import feed_of_loop
 from apps.jobs import control, registry
 from apps.jobs.errors import UnknownJob
@@ -77,30 +79,67 @@ class Endpoint(APIView):
         elif not NAMESPACE_PATTERN.match(namespace) or not Namespace.objects.filter(name=namespace).exists():
             raise NotFound(f"there is no namespace {namespace!r}")
 
-    def need(self, permission: str) -> None:
-        """Check that a person may do this; a program's key may do everything in its namespaces.
+    def need(self, verb: Verb, namespace: str, destination: str) -> None:
+        """Check that the asker may do this to a destination.
+
+        Args:
+            destination: as permissions name it: `queue/orders`, `task/firebrand.clone_brand`.
 
         Raises:
-            AccessRefused: the account has not the permission.
+            AccessRefused: they may not.
+        """
+        access_of(asker_of(self.request)).check(verb, namespace, destination)
+
+    def need_job(self, job: Job) -> None:
+        """Check that the asker may change a job: their own, one of a task that they manage, or, for a person with
+        Django's permission `jobs.change_job`, any.
+
+        Raises:
+            AccessRefused: they may not.
         """
         asker = asker_of(self.request)
-        if not isinstance(asker, Program) and not asker.has_perm(permission):
-            raise AccessRefused(f"this account has not the permission {permission}")
+        if isinstance(asker, Program) and job.requested_by == asker.name:
+            return
+        if isinstance(asker, Program) or not asker.has_perm("jobs.change_job"):
+            self.need(Verb.MANAGE, job.namespace, f"task/{job.task}")
 
     def job(self, job_id: uuid.UUID) -> Job:
         """A job that the asker may see.
 
         Raises:
-            UnknownJob: there is none, or it is in a namespace that the key does not open.
+            UnknownJob: there is none, or none that the asker may see.
         """
         jobs = Job.objects.select_related("progress")
         opened = namespaces_of(asker_of(self.request))
         if opened is not None:
             jobs = jobs.filter(namespace__in=opened)
         found = jobs.filter(id=job_id).first()
-        if found is None:
+        if found is None or not self.sees(found):
             raise UnknownJob(f"there is no job {job_id}")
         return found
+
+    def need_reply_to(self, namespace: str, reply_to: str | None) -> None:
+        """Check that the asker may send where an answer would be sent in its place.
+
+        Raises:
+            AccessRefused: they may not.
+            BadDestination: there can be no such destination.
+        """
+        # A reply queue's name cannot be guessed: who knows it was told it to answer there.
+        if reply_to and not reply_to.startswith("/reply-queue/"):
+            self.need(Verb.SEND, namespace, permission_name(parse_address(namespace, reply_to)))
+
+    def sees(self, job: Job) -> bool:
+        """Whether a job may be shown: its own, and those of tasks that it receives or manages, to a program."""
+        asker = asker_of(self.request)
+        if not isinstance(asker, Program) or job.requested_by == asker.name:
+            return True
+        return any(asker.access.allows(verb, job.namespace, f"task/{job.task}") for verb in (Verb.RECEIVE, Verb.MANAGE))
+
+
+def permission_name(address: Address) -> str:
+    """How permissions name a queue or a topic."""
+    return f"{address.kind}/{address.name}"
 
 
 class Send(Endpoint):
@@ -124,14 +163,13 @@ class Send(Endpoint):
     def post(self, request: Request, namespace: str, name: str) -> Response:
         """One message; the answer comes when it is durable, as asked."""
         self.enter(namespace)
-        self.need("jobs.add_job")
+        destination = f"/{self.kind}/{name}"
+        self.need(Verb.SEND, namespace, permission_name(parse_address(namespace, destination)))
         content_type = request.content_type or "application/octet-stream"
         if content_type.partition(";")[0].strip().lower() == "application/json":
             message = _enveloped(bodies.read_json(request))
         else:
             message = _bare(bodies.read(request), content_type, request)
-        destination = f"/{self.kind}/{name}"
-        parse_address(namespace, destination)
         message_id = outbox.send(namespace, destination, **message)
         answer = {
             "id": None if message_id is None else str(message_id),
@@ -197,9 +235,15 @@ class Queues(Endpoint):
 
     @extend_schema(summary="List the queues", responses={200: forms.QueuesSerializer})
     def get(self, request: Request, namespace: str) -> Response:
-        """All queues, with what waits in them."""
+        """All queues that the asker may do anything to, with what waits in them."""
         self.enter(namespace)
-        found = [asdict(queue) for queue in catalogue.queues(namespace)]
+        asker = asker_of(request)
+        found = [
+            asdict(queue)
+            for queue in catalogue.queues(namespace)
+            if not isinstance(asker, Program)
+            or any(asker.access.allows(verb, namespace, f"queue/{queue.name}") for verb in Verb)
+        ]
         return Response(forms.QueuesSerializer({"queues": found}).data)
 
 
@@ -246,8 +290,11 @@ class Jobs(Endpoint):
         form.is_valid(raise_exception=True)
         given = form.validated_data
         self.enter(given["namespace"])
-        self.need("jobs.add_job")
+        self.need(Verb.SEND, given["namespace"], f"task/{given['task']}")
+        self.need_reply_to(given["namespace"], given.get("reply_to"))
         job_id: uuid.UUID | None = given.get("id")
+        for other in given.get("after", ()):
+            self.job(other)  # its result may be handed on: it must be one that the asker may see
         # The id of a job in a namespace that this key does not open is taken, but its job is not shown.
         known = job_id is not None and Job.objects.filter(id=job_id).exists()
         job = submit(
@@ -259,7 +306,12 @@ class Jobs(Endpoint):
             correlation_id=given.get("correlation_id"),
             wants_progress=given["wants_progress"],
             requested_by=name_of(asker),
-            priority=given["priority"],
+            hold=given["hold"],
+            **{
+                name: given[name]
+                for name in ("priority", "delay", "run_at", "expires", "after", "result_as")
+                if given.get(name) is not None
+            },
         )
         data = forms.JobSerializer(self.job(job.id)).data
         return Response(data, status=200 if known else 201, headers={"Location": data["url"]})
@@ -343,8 +395,7 @@ class JobCancel(Endpoint):
     )
     def post(self, request: Request, job_id: uuid.UUID) -> Response:
         """To cancel twice is to cancel once; a job that has ended otherwise is a conflict."""
-        self.job(job_id)
-        self.need("jobs.change_job")
+        self.need_job(self.job(job_id))
         control.cancel(job_id, by=name_of(asker_of(request)))
         job = self.job(job_id)
         return Response(forms.JobSerializer(job).data, status=200 if job.is_final else 202)

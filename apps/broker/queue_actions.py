@@ -6,7 +6,7 @@ Each works in portions, a transaction each, so that a million messages are neith
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections, transaction
 
@@ -57,6 +57,78 @@ class Kept:
     headers: dict[str, str]
     body: bytes
     size: int
+
+
+class Ready(NamedTuple):
+    """A message that is ready, whole; `headers` as they are kept."""
+
+    id: int
+    priority: int
+    place: int
+    deliveries: int
+    headers: bytes
+    body: bytes
+
+
+class Walk:
+    """A walk over the messages that are ready in a queue when it begins, in the order of delivery, without taking them.
+    It costs an index scan a page, however many messages there are.
+
+    Args:
+        page: messages at once.
+        most: bytes of bodies at once; a page has one message at least.
+    """
+
+    def __init__(self, namespace: str, queue: str, page: int, most: int, *, using: str = "default") -> None:
+        self._place = (namespace, queue)
+        self._page = page
+        self._most = most
+        self._using = using
+        self._begun: datetime | None = None
+        self._last: Ready | None = None
+
+    def next_page(self) -> list[Ready]:
+        """The next messages; none: that was all. A queue that does not exist has none."""
+        parameters: dict[str, Any] = {
+            "namespace": self._place[0],
+            "queue": self._place[1],
+            "page": self._page,
+            "priority": self._last.priority if self._last else 10,
+            "place": self._last.place if self._last else 0,
+            "most": self._most,
+        }
+        with translated(), connections[self._using].cursor() as cursor:
+            if self._begun is None:
+                cursor.execute("SELECT now()")
+                (self._begun,) = cursor.fetchone()
+            cursor.execute(_WALK, {**parameters, "begun": self._begun})
+            page = [Ready(row[0], row[1], row[2], row[3], bytes(row[4]), bytes(row[5])) for row in cursor.fetchall()]
+        if page:
+            self._last = page[-1]
+        return page
+
+
+_COLUMNS = "m.id, m.priority, coalesce(m.position, m.id) AS place, m.deliveries, m.headers, m.body, m.destination"
+_SEEN = "m.session IS NULL AND m.enqueued_at <= %(begun)s AND (m.expires_at IS NULL OR m.expires_at > now())"
+_WALK = f"""
+    WITH q AS (
+        SELECT id FROM msgweb.destination WHERE namespace = %(namespace)s AND kind = 'queue' AND name = %(queue)s
+    ), page AS (
+        (SELECT {_COLUMNS} FROM msgweb.message m
+         WHERE m.destination = (SELECT id FROM q) AND m.priority = %(priority)s
+           AND coalesce(m.position, m.id) > %(place)s AND {_SEEN}
+         ORDER BY coalesce(m.position, m.id) LIMIT %(page)s)
+        UNION ALL
+        (SELECT {_COLUMNS} FROM msgweb.message m
+         WHERE m.destination = (SELECT id FROM q) AND m.priority < %(priority)s AND {_SEEN}
+         ORDER BY m.priority DESC, coalesce(m.position, m.id) LIMIT %(page)s)
+    ), numbered AS (
+        SELECT *, sum(octet_length(body)) OVER (ORDER BY priority DESC, place) - octet_length(body) AS before
+        FROM page ORDER BY priority DESC, place LIMIT %(page)s
+    )
+    SELECT id, priority, place, deliveries, headers, body FROM numbered
+    WHERE before < %(most)s ORDER BY priority DESC, place
+"""
 
 
 def purge(namespace: str, queue: str, *, using: str = "default") -> int:

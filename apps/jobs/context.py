@@ -153,6 +153,11 @@ class JobContext:
             self._transport.log("debug", f"step {name}: done by an earlier attempt")
         return result  # type: ignore[no-any-return]
 
+    def forget_steps(self) -> None:
+        """Forget what earlier attempts did: this one begins anew."""
+        if self._steps is not None:
+            self._steps.forget()
+
     @property
     def cancelled(self) -> bool:
         """Whether the task should stop, because somebody cancelled its job or it took too long.

@@ -66,6 +66,14 @@ class DjangoTask(registry.Task[..., Any]):
 
     task: Any
 
+    def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """`args` and `kwargs`, or keyword arguments alone; with what the API wants to know of the task again."""
+        if "task" in arguments:
+            return dict(arguments)
+        spread = bool(arguments) and set(arguments) <= {"args", "kwargs"}
+        args, kwargs = (arguments.get("args", []), arguments.get("kwargs", {})) if spread else ([], dict(arguments))
+        return {"args": args, "kwargs": kwargs, "task": {"backend": self.task.backend}}
+
     def named(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments by the names of the function's parameters, as far as they can be told."""
         context = (None,) if self.task.takes_context else ()

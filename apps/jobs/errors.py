@@ -7,6 +7,8 @@ MsgwebError
 ├── JobExpired          stands for a job that was not begun in time
 ├── NotFound
 │   ├── UnknownTask
+│   ├── UnknownBatch
+│   ├── UnknownSchedule
 │   └── UnknownJob
 └── Conflict
     ├── JobExists       the job's id is taken by another request
@@ -34,6 +36,18 @@ class UnknownJob(NotFound):
     """There is no such job, or not for this asker."""
 
     code = "unknown_job"
+
+
+class UnknownBatch(NotFound):
+    """There is no such batch, or not for this asker."""
+
+    code = "unknown_batch"
+
+
+class UnknownSchedule(NotFound):
+    """There is no schedule of that name."""
+
+    code = "unknown_schedule"
 
 
 class JobExists(Conflict):

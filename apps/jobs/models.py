@@ -165,6 +165,47 @@ class Dependency(models.Model):
         return f"{self.job_id} after {self.after}"
 
 
+class Schedule(models.Model):
+    """Jobs at times: see `apps.jobs.schedules`.
+
+    Attributes:
+        every: seconds from time to time; or `cron` is given, in the time zone `zone`.
+        misfire: what becomes of times that nobody was there for.
+        grace: seconds that a time may be late before it counts as missed.
+        last_at: the time that was run last; `last_job`, `last_outcome`: what came of it.
+    """
+
+    class Source(models.TextChoices):
+        SETTINGS = "settings"
+        CONSOLE = "console"
+
+    name = models.CharField(max_length=200, unique=True)
+    source = models.CharField(max_length=8, choices=Source, default=Source.CONSOLE)
+    namespace = models.CharField(max_length=127)
+    task = models.CharField(max_length=200)
+    arguments = models.JSONField(default=dict, blank=True)
+    queue = models.CharField(max_length=255, blank=True, default="")
+    priority = models.SmallIntegerField(null=True, blank=True)
+    cron = models.CharField(max_length=255, blank=True, default="")
+    every = models.FloatField(null=True, blank=True)
+    zone = models.CharField(max_length=64, default="UTC")
+    misfire = models.CharField(max_length=4, default="once")
+    grace = models.FloatField(default=60.0)
+    paused = models.BooleanField(default=False)
+    next_at = models.DateTimeField()
+    last_at = models.DateTimeField(null=True, blank=True)
+    last_job = models.UUIDField(null=True, blank=True)
+    last_outcome = models.CharField(max_length=500, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        indexes = [models.Index(fields=["next_at"], name="schedule_due", condition=models.Q(paused=False))]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Permit(models.Model):
     """One of the places of a concurrency limit, and the job that has it. Made when they are first needed."""
 

@@ -79,6 +79,10 @@ class Task(Generic[P, R]):
 
         return ask_for(self, namespace, arguments, ask or Ask())
 
+    def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that a person or a setting gave, as the task's jobs have them."""
+        return dict(arguments)
+
     def named(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """The arguments by the names that the options' keys speak of."""
         return arguments

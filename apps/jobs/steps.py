@@ -20,6 +20,9 @@ class Steps(Protocol):
     def run(self, name: str, work: Callable[[], Any], *, atomic: bool) -> tuple[Any, bool]:
         """The step's result, by way of JSON; and whether it was kept from before."""
 
+    def forget(self) -> None:
+        """None is done."""
+
 
 class KeptSteps:
     """In the database, by an attempt that is still the job's."""
@@ -50,6 +53,12 @@ class KeptSteps:
         self._known[name] = result
         return result, False
 
+    def forget(self) -> None:
+        """None is done."""
+        with connection.cursor() as cursor:
+            cursor.execute(query("forget_steps"), {"id": self._job_id, "attempt": self._attempt})
+        self._known = {}
+
     def _keep(self, name: str, value: object) -> Any:
         text = to_json(value)
         with connection.cursor() as cursor:
@@ -73,3 +82,7 @@ class MemorySteps:
             return self.known[name], True
         self.known[name] = json.loads(to_json(work()))
         return self.known[name], False
+
+    def forget(self) -> None:
+        """None is done."""
+        self.known.clear()

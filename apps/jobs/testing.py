@@ -19,7 +19,7 @@ from typing import Any
 
 from django.db import connection
 
-from apps.jobs import outcomes, registry, submit
+from apps.jobs import outcomes, registry, schedules, submit
 from apps.jobs.channels import EVENTS
 from apps.jobs.context import JobContext, at_work
 from apps.jobs.ending import note, send_reply
@@ -179,7 +179,8 @@ def _perform(
 
 
 def due() -> list[Job]:
-    """The jobs that a worker could begin now, in the order in which it would."""
+    """The jobs that a worker could begin now, those of due schedules too, in the order in which it would."""
+    schedules.run_due()
     with connection.cursor() as cursor:
         cursor.execute(query("upkeep"))
     ready = Job.objects.filter(state=Job.State.READY, held_at=None, blocked_on=None)

@@ -2,11 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
+from django.db import DatabaseError, close_old_connections, connections
 from psycopg.conninfo import make_conninfo
 
+from apps.jobs import schedules
 from apps.jobs.queries import query
 
 log = logging.getLogger(__name__)
@@ -31,11 +35,29 @@ async def keep_up(connection: psycopg.AsyncConnection[Any]) -> bool:
     return bool(row and row[0] >= MOST)
 
 
+async def schedules_due(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the time of a schedule has come."""
+    cursor = await connection.execute(query("schedules_due"))
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _with_django(call: Callable[[], object]) -> None:
+    close_old_connections()
+    try:
+        call()
+    except DatabaseError as error:  # tried again a second later, like everything here
+        log.warning("schedules pause: %s", str(error).strip())
+    finally:
+        close_old_connections()
+
+
 class Upkeep:
-    """Keeps up once a second, on a connection of its own."""
+    """Keeps up once a second, on a connection of its own; schedules in a thread, whose connection is Django's."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = make_conninfo(conninfo, **NETWORK)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="schedules")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> "asyncio.Task[None]":
@@ -48,15 +70,24 @@ class Upkeep:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        await self._in_thread(connections.close_all)
+        self._thread.shutdown()
+
+    async def _in_thread(self, call: Callable[[], object]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, _with_django, call)
 
     async def _serve(self) -> None:
         while True:
             try:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
                 try:
+                    await self._in_thread(schedules.sync_settings)
                     while True:
                         async with asyncio.timeout(ANSWER_SECONDS):
                             more = await keep_up(connection)
+                            due = await schedules_due(connection)
+                        if due:
+                            await self._in_thread(schedules.run_due)
                         if not more:
                             await asyncio.sleep(SECONDS)
                 finally:

@@ -10,7 +10,7 @@ __all__ = ["gateway", "queue", "stomp_database", "topic"]  # fixtures
 
 def test_a_message_that_expired_is_not_delivered(gateway: RunningGateway, queue: str) -> None:
     client = gateway.connected()
-    client.confirmed("SEND", b"gone", destination=queue, expires=1000)
+    client.confirmed("SEND", b"gone", destination=queue, expiration=0)
     client.confirmed("SEND", b"long", destination=queue, ttl=3_600_000)
     client.confirmed("SEND", b"plain", destination=queue)
     client.send("SUBSCRIBE", id=0, destination=queue)

@@ -371,7 +371,7 @@ def test_a1_ack_names_the_message(version: str, headers: bytes) -> None:
     assert said(version, b"ACK\n" + headers + b"\n\0") == [Ack([b"17"], None, None)]
     assert said(version, b"ACK\n" + headers + b"receipt:r\n\n\0") == [Ack([b"17"], None, b"r")]
     [event] = said(version, b"NACK\n" + headers + b"\n\0")
-    assert type(event) is Nack and event.id == b"17"
+    assert type(event) is Nack and event.ids == [b"17"]
 
 
 def test_a2_an_ack_may_join_a_transaction_that_is_open() -> None:

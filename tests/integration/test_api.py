@@ -15,6 +15,7 @@ from django.test import AsyncClient, Client
 from django.utils import timezone
 
 from apps.accounts.models import AccessKey, Namespace
+from apps.accounts.models import Permission as DestinationPermission
 from apps.api import bodies
 from apps.broker import catalogue
 from apps.broker.headers import decode_headers
@@ -143,6 +144,68 @@ def test_a_person_needs_permissions_to_change_anything(client: Client, job: Job)
     user.user_permissions.add(Permission.objects.get(codename="add_job"))
     client.force_login(get_user_model().objects.get(pk=user.pk))
     assert client.post("/api/v1/jobs", asked, content_type="application/json").status_code == 201
+
+
+def restricted(token: str, pattern: str, **verbs: bool) -> AccessKey:
+    """The key of the token, which may do that and nothing else."""
+    key = AccessKey.objects.get(login=token.partition(".")[0])
+    key.restricted = True
+    key.save()
+    DestinationPermission.objects.create(key=key, pattern=pattern, **verbs)
+    return key
+
+
+def test_a_restricted_key_sends_where_its_permissions_say(api: Api, token: str) -> None:
+    restricted(token, "queue/orders.*", send=True)
+    assert api.post(f"namespaces/{OWN}/queues/orders.new/messages", {"body": 1}).status_code == 201
+    for path in ("queues/letters", "topics/orders.new"):
+        problem(api.post(f"namespaces/{OWN}/{path}/messages", {"body": 1}), 403, "access_refused")
+    problem(api.post("jobs", {"task": "samples.add", "arguments": {"a": 1}}), 403, "access_refused")
+    assert [queue["name"] for queue in api.get(f"namespaces/{OWN}/queues").json()["queues"]] == ["orders.new"]
+
+
+def test_a_restricted_key_asks_for_its_tasks_and_for_answers_where_it_may_send(api: Api, token: str) -> None:
+    restricted(token, "task/samples.*", send=True)
+    asked = {"task": "samples.add", "arguments": {"a": 1}}
+    for reply_to in (None, "/reply-queue/x"):
+        assert api.post("jobs", {**asked, "reply_to": reply_to}).status_code == 201
+    for reply_to in ("/queue/of.others", "/topic/of.others", "of.others"):
+        problem(api.post("jobs", {**asked, "reply_to": reply_to}), 403, "access_refused")
+
+
+def test_a_restricted_key_sees_and_cancels_its_own_jobs_and_those_of_tasks_that_it_manages(
+    api: Api, token: str, job: Job
+) -> None:
+    key = restricted(token, "task/samples.add", send=True)
+    own = api.post("jobs", {"task": "samples.add", "arguments": {"a": 1}}).json()["id"]
+    assert api.get(f"jobs/{own}").status_code == 200
+    assert api.post(f"jobs/{own}/cancel").status_code == 200
+    for answer in (api.get(f"jobs/{job.id}"), api.post(f"jobs/{job.id}/cancel"), api.get(f"jobs/{job.id}/log")):
+        problem(answer, 404, "unknown_job")
+    permission = key.permissions.get()
+    permission.receive = True
+    permission.save()
+    assert api.get(f"jobs/{job.id}").status_code == 200
+    problem(api.post(f"jobs/{job.id}/cancel"), 403, "access_refused")
+    permission.manage = True
+    permission.save()
+    assert api.post(f"jobs/{job.id}/cancel").status_code == 200
+
+
+def test_a_person_may_do_what_their_permissions_say(client: Client, job: Job) -> None:
+    user = get_user_model().objects.create_user("rita", password="x")
+    client.force_login(user)
+    DestinationPermission.objects.create(user=user, pattern="queue/letters", send=True)
+    path = f"/api/v1/namespaces/{OWN}/queues"
+    assert client.post(f"{path}/letters/messages", b"x", content_type="text/plain").status_code == 201
+    problem(client.post(f"{path}/bills/messages", b"x", content_type="text/plain"), 403, "access_refused")
+    DestinationPermission.objects.create(user=user, pattern="task/samples.add", manage=True)
+    assert client.post(f"/api/v1/jobs/{job.id}/cancel").status_code == 200
+
+
+def test_an_expired_key_opens_nothing(api: Api) -> None:
+    AccessKey.objects.update(expires_at=timezone.now())
+    problem(api.get("tasks"), 401, "not_authenticated")
 
 
 # -- sending
@@ -427,7 +490,13 @@ def test_the_description_names_every_endpoint_and_both_ways_in(client: Client) -
         "/api/v1/tasks",
         "/api/v1/jobs",
         "/api/v1/jobs/{job_id}",
+        "/api/v1/batches/{batch_id}",
+        "/api/v1/jobs/actions",
         "/api/v1/jobs/{job_id}/cancel",
+        "/api/v1/jobs/{job_id}/retry",
+        "/api/v1/jobs/{job_id}/hold",
+        "/api/v1/jobs/{job_id}/release",
+        "/api/v1/jobs/{job_id}/rerun",
         "/api/v1/jobs/{job_id}/log",
         "/api/v1/namespaces/{namespace}/queues",
         "/api/v1/namespaces/{namespace}/queues/{name}/messages",

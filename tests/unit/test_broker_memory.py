@@ -40,6 +40,26 @@ class TestFloors:
         floors.lower(50)
         assert floors.start(200.0) == [0, 50] and floors.highest == {9: 0, 4: 50}
 
+    def test_a_claim_during_which_something_became_ready_lifts_them_up_to_there(self):
+        floors = Floors((4,))
+        floors.start(100.0)
+        floors.lower(60)  # behind all that was known
+        floors.lower(50)
+        floors.lift(4, 40)
+        assert floors.highest[4] == 40 and not floors.reaches(50) and floors.reaches(51)
+        floors.lift(4, 80)
+        assert floors.highest[4] == 50
+        floors.start(101.0)
+        floors.lift(4, 80)
+        assert floors.highest[4] == 80
+
+    def test_nothing_is_lifted_by_a_claim_during_which_anything_may_have_become_ready(self):
+        floors = Floors((4,))
+        floors.start(100.0)
+        floors.lower(0)
+        floors.lift(4, 80)
+        assert floors.highest[4] == 0
+
     def test_a_floor_is_never_lifted_down(self):
         floors = Floors((4,))
         floors.lift(4, 10)

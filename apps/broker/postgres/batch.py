@@ -334,7 +334,7 @@ class Batch:
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
         queue.claiming = True
         queue.heard = NOTHING
-        lowered, begun = queue.lowered, time.monotonic()
+        begun = time.monotonic()
 
         def claimed(result: pq.abc.PGresult) -> None:
             queue.looked_at = begun
@@ -343,7 +343,7 @@ class Batch:
             if not result.ntuples:
                 queue.claiming = queue.recalled = False
             else:
-                self._spread.append((queue, _claimed(queue, result, queue.lowered == lowered and not queue.grouped)))
+                self._spread.append((queue, _claimed(queue, result, raise_floors=not queue.grouped)))
 
         if queue.grouped:
             self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)
@@ -381,20 +381,18 @@ class Batch:
         limit = SCAN_LIMIT
         if scan.waiting and scan.room() > len(chosen):
             scan.waiting = False
-            lowered = queue.lowered
 
             def browsed(result: pq.abc.PGresult) -> None:
                 value = result.get_value
                 scan.waiting = scan.waiting or result.ntuples >= limit
-                if queue.lowered != lowered:
-                    return
                 for row in range(result.ntuples):
-                    if scan.room() <= 0:
+                    place = packing.unpack_int(value(row, 4))
+                    if scan.room() <= 0 or scan.floors.reaches(place):
                         scan.waiting = True
                         break
                     identifier = MessageId(packing.unpack_int(value(row, 0)))
                     lane = packing.unpack_int(value(row, 1))
-                    scan.floors.lift(lane, packing.unpack_int(value(row, 4)))
+                    scan.floors.lift(lane, place)
                     scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
 
             floors = packing.int8_array(scan.floors.start(time.monotonic()))

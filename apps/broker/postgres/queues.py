@@ -68,7 +68,7 @@ class Queue:
         floors: where claims begin to look in each lane. Whoever makes an earlier message ready lowers them (`lower`).
         unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready
             by this process's doing since it told the others.
-        lowered: how often that happened; a claim that was under way meanwhile does not raise them.
+        lowered: how often that happened.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
         active: this session is the consumer of the exclusive queue.

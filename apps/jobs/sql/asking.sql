@@ -33,3 +33,12 @@ SELECT j.id, j.task, j.arguments::text, j.state, j.created_at, j.started_at, j.f
        (SELECT json_agg(json_build_object('worker', a.worker, 'host', a.host, 'started_at', a.started_at, 'error', a.error)
                         ORDER BY a.number)::text FROM jobs_attempt a WHERE a.job_id = j.id)
 FROM jobs_job j WHERE j.id = %(id)s
+
+-- name: complete_batches
+-- Batches whose jobs have all ended are complete.
+--   ids uuid[]
+SELECT msgweb.complete_batches(%(ids)s::uuid[])
+
+-- name: schedules_due
+-- Whether the time of a schedule has come.
+SELECT EXISTS (SELECT FROM jobs_schedule WHERE NOT paused AND next_at <= clock_timestamp())

@@ -15,3 +15,9 @@ SELECT id, %(name)s, attempt, %(result)s::jsonb, clock_timestamp() FROM job
 ON CONFLICT (job_id, name) DO UPDATE SET result = excluded.result, attempt = excluded.attempt,
     finished_at = excluded.finished_at
 RETURNING id
+
+-- name: forget_steps
+-- An attempt begins anew.
+--   id uuid, attempt int
+DELETE FROM jobs_step s USING jobs_job j
+WHERE s.job_id = %(id)s AND j.id = s.job_id AND j.state = 'running' AND j.attempt = %(attempt)s

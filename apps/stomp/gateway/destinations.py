@@ -3,18 +3,21 @@
 import re
 from typing import NamedTuple
 
-from apps.broker.engine import REPLY_PREFIX, Address, parse_address
+from apps.broker.engine import REPLY_PREFIX, Address, Kind, parse_address
 from apps.broker.patterns import is_pattern, validate, virtual_topic_of
 from apps.stomp.gateway.errors import NotSupported
+from apps.stomp.protocol.dialects import RABBITMQ, Dialect
 from msgweb.errors import BadDestination
 
-_COMPOSITE = re.compile(r",\s*/(?:queue|topic)/")
+_COMPOSITE = re.compile(r",\s*(?=/)")
+COMPOSITE_LIMIT = 100  # destinations of one SEND
 _ESCAPED = re.compile(r"%(2F|25)", re.IGNORECASE)
 
 
 class Temporary(NamedTuple):
-    """`/temp-queue/x`: a reply queue of this connection."""
+    """`/temp-queue/x` or `/temp-topic/x`: a reply queue, or a topic that nobody can guess, of this connection."""
 
+    kind: Kind
     name: str
 
 
@@ -33,18 +36,33 @@ class Job(NamedTuple):
 Target = Address | Temporary | Task | Job
 
 
+def parse_destinations(namespace: str, text: str) -> list[tuple[str, Target]]:
+    """What the destination of a SEND means: one or, with commas before slashes, several (`/queue/a,/topic/b`); each
+    with its own text.
+
+    Raises:
+        BadDestination: one of them cannot be, or there are too many.
+        NotSupported: other brokers have such destinations.
+    """
+    texts = _COMPOSITE.split(text) if "," in text else [text]
+    if len(texts) > COMPOSITE_LIMIT:
+        raise BadDestination(f"a SEND goes to at most {COMPOSITE_LIMIT} destinations, not {len(texts)}")
+    return [(one, parse_destination(namespace, one)) for one in texts]
+
+
 def parse_destination(namespace: str, text: str) -> Target:
     """What a destination means in a namespace.
 
-    `/queue/x`, a bare `x`, `/amq/queue/x`: a queue. `/topic/x`, `/exchange/amq.topic/x`: a topic. `/reply-queue/x`:
-    somebody's reply queue. Slashes inside a name are legal; `%2F` and `%25` are decoded, as RabbitMQ does.
+    `/queue/x`, a bare `x`, `/amq/queue/x`, `/exchange/amq.direct/x`: a queue. `/topic/x`, `/exchange/amq.topic/x`,
+    `/exchange/amq.fanout`: a topic. `/reply-queue/x` and `/remote-temp-queue/x`: somebody's reply queue; the same for
+    topics. Slashes inside a name are legal; `%2F` and `%25` are decoded, as RabbitMQ does.
 
     Raises:
         BadDestination: there can be no such destination.
         NotSupported: other brokers have such destinations.
     """
-    if _COMPOSITE.search(text):
-        raise NotSupported("composite destinations are not supported")
+    if "," in text and _COMPOSITE.search(text):
+        raise BadDestination(f"{text!r}: several destinations can be sent to, not received from")
     prefix, name = text, ""
     if text.startswith("/"):
         kind, slash, name = text[1:].partition("/")
@@ -60,16 +78,24 @@ def parse_destination(namespace: str, text: str) -> Target:
             return parse_address(namespace, "/" + name)
         case "/exchange/":
             exchange, _, key = name.partition("/")
-            if exchange != "amq.topic":
-                raise NotSupported(f"the exchange {exchange!r} is not supported; use /queue/ or /topic/")
-            return parse_address(namespace, f"/topic/{key}")
-        case "/reply-queue/":
+            match exchange:
+                case "amq.topic":
+                    return parse_address(namespace, f"/topic/{key}")
+                case "amq.direct":
+                    return parse_address(namespace, f"/queue/{key}")
+                case "amq.fanout":  # it has one route for all keys
+                    return Address(namespace, "topic", "amq.fanout")
+            raise NotSupported(f"the exchange {exchange!r} is not supported; use /queue/ or /topic/")
+        case "/reply-queue/" | "/remote-temp-queue/":
             address = parse_address(namespace, f"/queue/{_named(name, text)}")
             return address._replace(name=REPLY_PREFIX + address.name)
+        case "/reply-topic/" | "/remote-temp-topic/":
+            address = parse_address(namespace, f"/topic/{_named(name, text)}")
+            return address._replace(name=REPLY_PREFIX + address.name)
         case "/temp-queue/":
-            return Temporary(_named(name, text))
+            return Temporary("queue", _named(name, text))
         case "/temp-topic/":
-            raise NotSupported("temporary topics are not supported")
+            return Temporary("topic", _named(name, text))
         case "/task/":
             return Task(_named(name, text))
         case "/job/":
@@ -93,10 +119,11 @@ def check_subscribable(address: Address, capabilities: frozenset[str]) -> None:
         raise NotSupported("queues of virtual topics are not supported")
 
 
-def written(address: Address) -> str:
+def written(address: Address, dialect: Dialect = RABBITMQ) -> str:
     """How an address is written on the wire."""
-    if address.kind == "queue" and address.name.startswith(REPLY_PREFIX):
-        return f"/reply-queue/{address.name[len(REPLY_PREFIX) :]}"
+    if address.name.startswith(REPLY_PREFIX):
+        prefix = dialect.remote_queue if address.kind == "queue" else dialect.remote_topic
+        return prefix + address.name.removeprefix(REPLY_PREFIX)
     return str(address)
 
 

@@ -1,6 +1,6 @@
 """What the gateway adds to the tree of `msgweb.errors`."""
 
-from msgweb.errors import BadRequest, LimitExceeded, MsgwebError
+from msgweb.errors import BadRequest, Conflict, LimitExceeded, MsgwebError
 
 
 class NotSupported(BadRequest):
@@ -39,3 +39,9 @@ class ShuttingDown(MsgwebError):
 
     code = "shutting_down"
     status = 503
+
+
+class SettingsDiffer(Conflict):
+    """A queue has other settings than a client declares."""
+
+    code = "settings_differ"

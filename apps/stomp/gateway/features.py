@@ -11,19 +11,7 @@ from msgweb.errors import BadMessage
 _NOTHING: frozenset[str] = frozenset()
 _FALSE = frozenset({"false"})
 
-_QUEUE_SETTINGS: dict[str, frozenset[str]] = {
-    "x-message-ttl": _NOTHING,
-    "x-expires": _NOTHING,
-    "x-max-length": _NOTHING,
-    "x-max-length-bytes": _NOTHING,
-    "x-dead-letter-exchange": _NOTHING,
-    "x-dead-letter-routing-key": _NOTHING,
-    "x-max-priority": frozenset(str(priority) for priority in range(11)),
-}
-SEND: dict[str, frozenset[str]] = {name: values for name, values in _QUEUE_SETTINGS.items() if name != "x-message-ttl"}
 SUBSCRIBE: dict[str, frozenset[str]] = {
-    **_QUEUE_SETTINGS,
-    "browser": _FALSE,
     "browser-end": _FALSE,
     "activemq.retroactive": _FALSE,
     "filter": _NOTHING,
@@ -33,21 +21,12 @@ SUBSCRIBE: dict[str, frozenset[str]] = {
 }
 SUBSCRIBE_QUEUE: dict[str, frozenset[str]] = {"auto-delete": _FALSE}
 
-_SEND_RAW = frozenset(name.encode() for name in SEND)
-
 
 def check(headers: Mapping[str, str], refused: Mapping[str, frozenset[str]]) -> None:
     """Raises NotSupported for the first header that asks for what there is not."""
     for name in refused.keys() & headers.keys():
         if headers[name] not in refused[name]:
-            remedy = "; it is a setting here: manage.py queues set" if name in _QUEUE_SETTINGS else ""
-            raise NotSupported(f"the header {name} is not supported{remedy}")
-
-
-def check_send(fields: Mapping[bytes, bytes]) -> None:
-    """The same for the raw headers of a SEND."""
-    if not _SEND_RAW.isdisjoint(fields):
-        check({name.decode(): fields[name].decode() for name in _SEND_RAW & fields.keys()}, SEND)
+            raise NotSupported(f"the header {name} is not supported")
 
 
 def priority_of(fields: Mapping[bytes, bytes], default: int) -> int:

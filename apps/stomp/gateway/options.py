@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from apps.stomp.protocol.connection import HEART_BEAT
 from apps.stomp.protocol.heartbeat import HeartBeat
 from apps.stomp.protocol.parser import Limits
-from msgweb import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +12,6 @@ class GatewayOptions:
     """Settings of a gateway.
 
     Attributes:
-        server: CONNECTED's `server` header. stomp-php looks for the word RabbitMQ in it to choose its dialect.
         login_seconds: from the TCP connection to a successful CONNECT.
         linger_seconds: how long a connection that ended may take to read its last frame.
         prefetch: unacked messages of a subscription that does not say; never unlimited.
@@ -27,7 +25,6 @@ class GatewayOptions:
             far. Well above `write_buffer`, since a client that writes its ACKs while it does not read must be heard.
     """
 
-    server: str = f"Msgweb/{__version__} (RabbitMQ-compatible)"
     limits: Limits = field(default_factory=Limits)
     heart_beat: HeartBeat = HEART_BEAT
     login_seconds: float = 10.0

@@ -1,7 +1,11 @@
 """What the gateway needs of others, besides the Engine."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from apps.accounts.permissions import EVERYTHING, Access
+from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,26 +14,62 @@ class Principal:
 
     Attributes:
         login: for the log and as the asker of jobs.
+        access: what it may do.
+        limits: what it may use at once, of all its connections.
+        identity: by which it is looked at again when access changes; None: it stays as it is.
     """
 
     login: str
     namespace: str
+    access: Access = EVERYTHING
+    limits: KeyLimits = NO_LIMITS
+    identity: Identity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a client shows at log-in.
+
+    Attributes:
+        login, passcode: of CONNECT; None where there was none.
+        host: what CONNECT called the virtual host. A namespace's name, if it is one; clients send the TCP host's name
+            by default, so anything else means the default namespace.
+        namespace: the listener's default; None: that of the login.
+        peer: the address of the client's machine, without its port; "" for a local socket.
+        certificate: the client's certificate, as `ssl.SSLSocket.getpeercert` gives it, verified; None without one.
+        anonymous: the login under which the listener lets clients in that show none; None: it does not.
+    """
+
+    login: str | None
+    passcode: str | None = field(repr=False)
+    host: str | None = None
+    namespace: str | None = None
+    peer: str = ""
+    certificate: Mapping[str, Any] | None = None
+    anonymous: str | None = None
 
 
 class Authenticator(Protocol):
     """Who checks logins."""
 
-    async def authenticate(self, login: str, passcode: str, host: str | None) -> Principal:
+    async def authenticate(self, credentials: Credentials) -> Principal:
         """The principal of these credentials.
-
-        Args:
-            host: what CONNECT called the virtual host. A namespace's name, if it is one; clients send the TCP host's
-                name by default, so anything else means the default namespace of the credentials.
 
         Raises:
             AccessRefused: unknown or revoked credentials, or a namespace that they do not open.
+            LimitExceeded: too many log-ins from there have failed.
             Unavailable: the database is away.
         """
+
+    async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
+        """What they may do now; those whose log-in is gone, or their namespace closed to them, are left out.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+
+    def forget(self) -> None:
+        """Something about access has changed: nothing that is remembered of it counts any more."""
 
 
 class TaskPort(Protocol):
@@ -58,3 +98,32 @@ class TaskPort(Protocol):
         self, *, namespace: str, job_id: str, body: bytes, headers: dict[str, str], requested_by: str
     ) -> None:
         """What a foreign worker says about the job that it works on (`job-event: progress | log | result | error`)."""
+
+
+class BrowsedMessage(NamedTuple):
+    """A waiting message as a browser sees it. `headers` are as the engine keeps them."""
+
+    id: int
+    headers: bytes
+    body: bytes
+    deliveries: int
+
+
+class QueuePort(Protocol):
+    """What a client does to a queue beside its messages. Errors are subclasses of MsgwebError."""
+
+    async def declare(self, namespace: str, queue: str, settings: Mapping[str, Any]) -> None:
+        """A queue that has these settings, by the names of `apps.broker.queue_settings`; made if it is missing.
+
+        Raises:
+            SettingsDiffer: it has others.
+            BadSetting: they cannot be.
+            Unavailable: the database is away.
+        """
+
+    def browse(self, namespace: str, queue: str) -> AsyncIterator[Sequence[BrowsedMessage]]:
+        """The messages that are ready now, in the order of delivery, page by page; none is taken.
+
+        Raises:
+            Unavailable: the database is away.
+        """

@@ -1,4 +1,4 @@
-"""Several gateway processes on one port: a parent that starts them, again if they die, and stops them.
+"""Several gateway processes on one port: a parent that starts them, again if they die, stops them, passes SIGHUP on.
 
 The parent serves nobody. Its children share the port (SO_REUSEPORT), so the kernel spreads connections over them. They
 hold one end of a pipe: when the parent is gone, however it ended, they read its end and stop too.
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 RESTART_FIRST, RESTART_LAST = 0.5, 10.0  # seconds before a child that died is started again; doubled each time
 STEADY_SECONDS = 60.0  # a child that lived this long did not die of its start
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 #: What a child runs: it calls `ready` once it serves, ends when `lifeline` (a file descriptor) can be read, and
 #: returns its exit code.
@@ -57,9 +57,10 @@ class Processes:
             waiting = min(self._due, default=now + 1) - now
             received = signal.sigtimedwait(_SIGNALS, max(0.0, min(waiting, 1.0 if announced else 0.05)))
             if received is not None and received.si_signo != signal.SIGCHLD:
-                stopping = True
+                reloading = received.si_signo == signal.SIGHUP
+                stopping = stopping or not reloading
                 for pid in self._started:
-                    os.kill(pid, signal.SIGTERM)
+                    os.kill(pid, signal.SIGHUP if reloading else signal.SIGTERM)
             self._reap(stopping)
             if not announced:
                 serving += self._count_ready()

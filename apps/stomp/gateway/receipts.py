@@ -1,6 +1,7 @@
-"""Receipts in the order of the frames that asked for them, whatever order their effects happen in.
+"""Receipts and errors in the order of the frames that they answer, whatever order the effects happen in.
 
-stomp-php waits for one receipt at a time and throws at a different id.
+stomp-php waits for one receipt at a time and throws at a different id; and an ERROR that overtook the receipts of
+earlier frames would leave their sender in the dark about what took effect.
 """
 
 from collections import deque
@@ -19,19 +20,18 @@ class Effect:
         receipt: as the client named it; None once it must not be confirmed.
     """
 
-    __slots__ = ("_receipts", "finished", "receipt", "then")
+    __slots__ = ("_receipts", "error", "finished", "receipt", "then")
 
     def __init__(self, receipts: "Receipts", receipt: bytes | None, then: Callable[[], None] | None = None) -> None:
         self._receipts = receipts
+        self.error: MsgwebError | None = None
         self.receipt = receipt
         self.then = then
         self.finished = False
 
     def __call__(self, error: MsgwebError | None) -> None:
         receipts = self._receipts
-        if error is not None:
-            receipt, self.receipt = self.receipt, None
-            receipts.refuse(error, receipt)
+        self.error = error
         self.finished = True
         if receipts.waiting and receipts.waiting[0] is self:
             receipts.settle()
@@ -42,7 +42,7 @@ class Receipts:
 
     Args:
         write: takes a RECEIPT frame.
-        refuse: called when an effect failed, with the receipt that will not come.
+        refuse: called in its turn when an effect failed, with the receipt that will not come.
 
     Attributes:
         waiting: effects in the order of their frames.
@@ -76,6 +76,9 @@ class Receipts:
         waiting = self.waiting
         while waiting and waiting[0].finished:
             effect = waiting.popleft()
+            if effect.error is not None:
+                self.refuse(effect.error, effect.receipt)
+                continue
             if effect.receipt is not None:
                 self._write(encoder.receipt(effect.receipt))
             if effect.then is not None:

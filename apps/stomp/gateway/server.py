@@ -1,20 +1,23 @@
 """The listening side: many connections, one engine."""
 
 import asyncio
+import itertools
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
+from functools import partial
 
 from apps.broker.engine import Engine
+from apps.stomp.gateway.acceptors import Acceptor, bind
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.errors import ShuttingDown
-from apps.stomp.gateway.options import GatewayOptions
-from apps.stomp.gateway.ports import Authenticator, TaskPort
+from apps.stomp.gateway.listeners import BadListener, Listener
+from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
 from apps.stomp.gateway.subscriptions import TopicFrames
+from apps.stomp.gateway.usage import Usages
+from apps.stomp.gateway.websocket import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
-
-BACKLOG = 1024
 
 
 class Gateway:
@@ -24,10 +27,12 @@ class Gateway:
         engine: started, and closed, by the caller.
         authenticator: checks logins.
         tasks: the door to jobs; without it SEND to `/task/...` is refused.
-        options: limits and defaults.
+        queues: declares and browses queues; without it headers that ask for that are refused.
+        linger_seconds: at the end, for clients to read their last frame.
 
     Attributes:
         connections: those that are open.
+        usages: what the keys of these connections use.
         draining: nothing new is brought to anybody.
     """
 
@@ -36,34 +41,55 @@ class Gateway:
         engine: Engine,
         authenticator: Authenticator,
         tasks: TaskPort | None = None,
-        options: GatewayOptions | None = None,
+        queues: QueuePort | None = None,
+        linger_seconds: float = 2.0,
     ) -> None:
         self.engine = engine
         self.authenticator = authenticator
         self.tasks = tasks
-        self.options = options or GatewayOptions()
+        self.queues = queues
+        self._linger_seconds = linger_seconds
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.connections: set[ClientConnection] = set()
-        prefix = f"t{secrets.token_hex(4)}-"
+        self.usages = Usages()
+        name = secrets.token_hex(4)
+        self._sessions = (f"session-{name}-{number}" for number in itertools.count(1))
+        prefix = f"t{name}-"
         self.topic_prefix = prefix.encode()
         self.topic_frames = TopicFrames(prefix)
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Future[None] | None = None
 
-    async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> int:
-        """Accept clients; returns the port (0 asks for a free one).
+    async def listen(self, listener: Listener, *, reuse_port: bool = False) -> int:
+        """Accept clients; returns the port.
 
         Raises:
+            BadListener: its files are no good.
             OSError: the port is taken, or the address is not of this machine.
         """
-        server = await self.loop.create_server(
-            lambda: ClientConnection(self), host, port, reuse_port=reuse_port or None, backlog=BACKLOG
-        )
-        self._servers.append(server)
-        bound: int = server.sockets[0].getsockname()[1]
-        return bound
+        acceptor = Acceptor(listener, bind(listener, reuse_port=reuse_port), partial(self._protocol, listener))
+        self._acceptors.append(acceptor)
+        await acceptor.start()
+        return acceptor.port
+
+    async def reload(self) -> None:
+        """Read certificates and keys again. What is no good is logged, and the old ones stay in use."""
+        for acceptor in self._acceptors:
+            try:
+                await acceptor.reload()
+            except BadListener as error:
+                logger.error("%s keeps its old certificate: %s", acceptor.listener, error.message)
+            else:
+                if acceptor.listener.tls is not None:
+                    logger.info("%s has read its certificate again", acceptor.listener)
+
+    def _protocol(self, listener: Listener, peer: tuple[str, int] | None) -> asyncio.Protocol:
+        connection = ClientConnection(self, listener, peer)
+        if listener.path is None:
+            return connection
+        return WebSocketProtocol(connection, listener.path, listener.origins, listener.options.limits.frame)
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting; let clients finish what they hold and wait for; then end every connection with an ERROR.
@@ -72,10 +98,10 @@ class Gateway:
             seconds: for the clients; who has nothing under way is ended at once.
         """
         self.draining = True
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         for connection in list(self.connections):
-            connection.stop_deliveries()
+            connection.receiving.pause()
         deadline = self.loop.time() + seconds
         while self.connections and self.loop.time() < deadline:
             for connection in [one for one in self.connections if one.quiet]:
@@ -83,11 +109,29 @@ class Gateway:
             await self._empty(min(0.05, max(0.0, deadline - self.loop.time())))
         for connection in list(self.connections):
             connection.end(ShuttingDown("this server is being stopped; connect again"))
-        await self._empty(self.options.linger_seconds + 1)
+        await self._empty(self._linger_seconds + 1)
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
         for task in self._tasks:
             task.cancel()
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
+
+    def principals(self) -> set[Principal]:
+        """Those who are connected and whose access may change."""
+        found = (connection.principal for connection in self.connections)
+        # Most of them are one and the same object, which is quicker told than that they are equal.
+        distinct = {id(one): one for one in found if one is not None and one.identity is not None}
+        return set(distinct.values())
+
+    def access_changed(self, changed: Mapping[Principal, Principal | None]) -> None:
+        """What somebody may do is another thing now; None: the log-in is gone."""
+        for connection in list(self.connections):
+            principal = connection.principal
+            if principal is not None and principal in changed:
+                connection.access_changed(changed[principal])
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""

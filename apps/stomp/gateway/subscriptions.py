@@ -1,10 +1,11 @@
 """A client's subscriptions: MESSAGE frames out, ids of unacked messages kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from apps.broker.engine import Address, Delivery, Engine, MessageId, Subscription
 from apps.stomp.gateway.destinations import written
+from apps.stomp.gateway.ports import BrowsedMessage
 from apps.stomp.protocol.encoder import MessageEncoder
 from apps.stomp.protocol.events import AckMode
 
@@ -154,6 +155,15 @@ class ClientSubscription:
             if not self._unacked:
                 outlet.confirm_when_written(self)
             self._unacked.update(dict.fromkeys(ids))
+
+    def show(self, messages: Iterable[BrowsedMessage]) -> None:
+        """Write what a browser sees; nobody holds it."""
+        encode = self._encoder.encode
+        self._outlet.write_all([encode(b"%d" % one.id, one.headers, one.body, one.deliveries + 1) for one in messages])
+
+    def show_end(self) -> None:
+        """The browser has seen all."""
+        self._outlet.write_all([self._encoder.encode(b"0", b"browser:end\n", b"")])
 
     def _encoder_for(self, address: Address) -> MessageEncoder:
         """For a topic that the pattern matches. A topic's message comes alone."""

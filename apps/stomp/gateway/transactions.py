@@ -13,10 +13,8 @@ if TYPE_CHECKING:
 class Transaction:
     """Between BEGIN and COMMIT or ABORT.
 
-    Receipts of its frames wait for the COMMIT, as RabbitMQ's do: that is when the frames take effect.
-
     Attributes:
-        receipts: of its frames, in order.
+        receipts: of its frames, in order, that wait for the COMMIT.
         void: a message that it acks was taken away from this process; the whole cannot happen any more.
     """
 
@@ -31,20 +29,19 @@ class Transaction:
         self.receipts: list[bytes] = []
         self.void = False
 
-    def add_send(self, message: Message, receipt: bytes | None) -> None:
+    def add_send(self, message: Message) -> None:
         """Gather a SEND.
 
         Raises:
             TooMany: frames or bytes.
         """
-        self._count(len(message.body), receipt)
+        self._count(len(message.body))
         self.sends.append(message)
 
     def add_acks(
         self,
         subscription: "ClientSubscription",
         ids: list[MessageId],
-        receipt: bytes | None,
         refusal: Refusal | None,
     ) -> None:
         """Gather an ACK, or a NACK with its refusal; the ids are taken from the subscription already.
@@ -53,7 +50,7 @@ class Transaction:
             TooMany: frames.
         """
         self._taken.append((subscription, ids, refusal))
-        self._count(0, receipt)
+        self._count(0)
 
     def drop(self, subscription: "ClientSubscription") -> None:
         """The subscription's messages are no longer held."""
@@ -72,12 +69,10 @@ class Transaction:
             [(subscription.handle, ids, refusal) for subscription, ids, refusal in self._taken if refusal is not None],
         )
 
-    def _count(self, size: int, receipt: bytes | None) -> None:
+    def _count(self, size: int) -> None:
         self._frames += 1
         self._bytes += size
         if self._frames > self._options.transaction_frames:
             raise TooMany(f"a transaction has at most {self._options.transaction_frames} frames")
         if self._bytes > self._options.transaction_bytes:
             raise TooMany(f"a transaction has at most {self._options.transaction_bytes} bytes")
-        if receipt is not None:
-            self.receipts.append(receipt)

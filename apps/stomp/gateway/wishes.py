@@ -12,25 +12,23 @@ from apps.broker.patterns import durable_queue_name
 from apps.broker.repeats import from_activemq
 from apps.broker.selectors import parse
 from apps.stomp.gateway.errors import BadHeader
+from apps.stomp.protocol.connection import DURABLE_NAMES
+from apps.stomp.protocol.dialects import Dialect
+from apps.stomp.protocol.events import Subscribe, Unsubscribe
 from msgweb.errors import BadMessage
 
 KEY_LIMIT = 255  # characters of a group's name and of a deduplication key
 TIME_LIMIT = 100 * 366 * 86_400_000.0  # milliseconds: a hundred years
 SOON = 0.001  # seconds to live of what has expired already: it is taken, and goes
 
-_RELATIVE_TTL = ("expiration", "ttl", "x-message-ttl")
+_EXPIRY = ("expiration", "expires")
 _GROUP = ("JMSXGroupID", "message-group")
 _DEDUPLICATION = ("x-deduplication-id", "_AMQ_DUPL_ID")
-_DURABLE_NAMES = (
-    "activemq.subscriptionName",
-    "durable-subscription-name",
-    "durable-subscriber-name",
-    "x-queue-name",
-)
+_DURABLE_NAMES = (*sorted(DURABLE_NAMES), "x-queue-name")
 _WISHES = frozenset(
     name.encode()
     for name in (
-        *("expires", "x-delay", "_AMQ_SCHED_DELIVERY", *_RELATIVE_TTL, *_GROUP, *_DEDUPLICATION),
+        *("x-delay", "_AMQ_SCHED_DELIVERY", "ttl", *_EXPIRY, *_GROUP, *_DEDUPLICATION),
         *("AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "AMQ_SCHEDULED_CRON"),
     )
 )
@@ -60,7 +58,7 @@ class Wish(NamedTuple):
         return options
 
 
-def of_send(fields: Mapping[bytes, bytes]) -> Wish | None:
+def of_send(fields: Mapping[bytes, bytes], dialect: Dialect) -> Wish | None:
     """What a SEND asks for; None: nothing.
 
     Raises:
@@ -72,11 +70,13 @@ def of_send(fields: Mapping[bytes, bytes]) -> Wish | None:
     headers = decode_headers(b"".join(b"%b:%b\n" % (name, fields[name]) for name in _WISHES & fields.keys()))
     options = from_activemq(headers) or Options()
     expires_at = deliver_at = None
-    for name in _RELATIVE_TTL:
-        if (span := _milliseconds(headers, name)) is not None and (name != "ttl" or span):
+    if dialect.relative_expiry:
+        if (span := _milliseconds(headers, "expiration")) is not None:
             options = replace(options, ttl=max(span / 1000, SOON))
-    if moment := _milliseconds(headers, "expires"):
+    elif moment := _milliseconds(headers, "expires"):  # 0: never
         expires_at = moment / 1000
+    if span := _milliseconds(headers, "ttl"):
+        options = replace(options, ttl=max(span / 1000, SOON))
     if delay := _milliseconds(headers, "x-delay"):
         options = replace(options, delay=delay / 1000)
     if moment := _milliseconds(headers, "_AMQ_SCHED_DELIVERY"):
@@ -109,6 +109,7 @@ class SubscriptionWish(NamedTuple):
     selector: Selector | None
     priority: int
     exclusive: bool
+    browser: bool = False
 
 
 def of_subscribe(headers: Mapping[str, str]) -> SubscriptionWish:
@@ -122,25 +123,53 @@ def of_subscribe(headers: Mapping[str, str]) -> SubscriptionWish:
     exclusive = any(
         _flag(headers, name, default=False) for name in ("exclusive", "activemq.exclusive", "x-single-active-consumer")
     )
-    return SubscriptionWish(parse(text) if text.strip() else None, _priority(headers), exclusive)
+    return SubscriptionWish(
+        parse(text) if text.strip() else None, _priority(headers), exclusive, _flag(headers, "browser", default=False)
+    )
 
 
-def durable_name(headers: Mapping[str, str], owner: str, identifier: str | None) -> str | None:
+class Subscriber(NamedTuple):
+    """Who makes durable subscriptions: `client_id` is what CONNECT said, where a broker asks for it."""
+
+    login: str
+    client_id: str | None
+
+
+def durable_name(event: Subscribe | Unsubscribe, topic: str, who: Subscriber, dialect: Dialect) -> str | None:
     """The queue behind a durable subscription to a topic; None: it is none.
 
-    ActiveMQ's clients name it; RabbitMQ's say `durable:true` (or `persistent:true`), and the header `id` is the name.
+    ActiveMQ's clients name the subscription, and themselves at CONNECT. RabbitMQ's say `durable:true` (or
+    `persistent:true`): the header `id` and the topic are its name.
 
     Raises:
         BadHeader: it is durable and has no name.
     """
-    for name in _DURABLE_NAMES:
-        if headers.get(name):
-            return durable_queue_name(owner, headers[name])
-    if not (_flag(headers, "durable", default=False) or _flag(headers, "persistent", default=False)):
+    headers = event.headers
+    name = next((headers[one] for one in _DURABLE_NAMES if headers.get(one)), None)
+    if name is not None:
+        if not dialect.named_durables:
+            return durable_queue_name(who.login, name)
+        if not who.client_id:
+            raise BadHeader("a durable subscription needs the header client-id on CONNECT: it is part of its name")
+        return durable_queue_name(f"{who.login}/{who.client_id}", name)
+    if dialect.named_durables:
+        if _flag(headers, "durable", default=False):
+            raise BadHeader("a durable subscription needs a name: the header activemq.subscriptionName")
         return None
-    if not identifier:
-        raise BadHeader("a durable subscription needs a name: the header id, or activemq.subscriptionName")
-    return durable_queue_name(owner, identifier)
+    if not _says_durable(headers) or _flag(headers, "auto-delete", default=False):
+        return None
+    if "id" not in headers:
+        raise BadHeader("a durable subscription needs a name: the header id")
+    return durable_queue_name(who.login, f"{event.id}.{topic}")
+
+
+def ends_durable(headers: Mapping[str, str]) -> bool:
+    """Whether an UNSUBSCRIBE ends the durable subscription as well, with what waits in it."""
+    return any(headers.get(name) for name in _DURABLE_NAMES) or _says_durable(headers)
+
+
+def _says_durable(headers: Mapping[str, str]) -> bool:
+    return _flag(headers, "durable", default=False) or _flag(headers, "persistent", default=False)
 
 
 NO_WISH = SubscriptionWish(None, 0, exclusive=False)

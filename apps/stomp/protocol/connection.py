@@ -13,6 +13,7 @@ Headers that only a broker can judge (destinations, prefetch) pass through.
 from typing import Literal, cast
 
 from apps.stomp.protocol import encoder, heartbeat
+from apps.stomp.protocol.dialects import RABBITMQ, Dialect
 from apps.stomp.protocol.errors import (
     AlreadyConnected,
     BadHeaderValue,
@@ -45,6 +46,8 @@ from apps.stomp.protocol.heartbeat import Beats, HeartBeat
 from apps.stomp.protocol.parser import Frame, Limits, Parser
 
 State = Literal["greeting", "entering", "open", "closed"]
+#: Headers that name a durable subscription; an UNSUBSCRIBE with one ends it, also where nobody receives from it.
+DURABLE_NAMES = frozenset({"activemq.subscriptionName", "durable-subscription-name", "durable-subscriber-name"})
 ACK_MODES = frozenset({"auto", "client", "client-individual"})
 
 #: What the server can guarantee to send and would like to receive, where the client asks for beats at all.
@@ -60,8 +63,11 @@ class ServerConnection:
         state: see the module.
     """
 
-    def __init__(self, limits: Limits | None = None, heart_beat: HeartBeat = HEART_BEAT) -> None:
-        self._parser = Parser(limits or Limits())
+    def __init__(
+        self, limits: Limits | None = None, heart_beat: HeartBeat = HEART_BEAT, dialect: Dialect = RABBITMQ
+    ) -> None:
+        self._parser = Parser(limits or Limits(), strict_acks=dialect.strict_ids)
+        self._dialect = dialect
         self._offer = heart_beat
         self._heart_beat_header = "0,0"
         self._subscriptions: dict[str, str] = {}
@@ -69,6 +75,11 @@ class ServerConnection:
         self.version = "1.0"
         self.beats = Beats()
         self.state: State = "greeting"
+
+    @property
+    def survives_errors(self) -> bool:
+        """Whether the conversation goes on after an ERROR that left the stream sound."""
+        return self._dialect.survives_errors or self.version == "1.0"
 
     def receive(self, data: bytes) -> list[Event]:
         """What the client says with these bytes, in order."""
@@ -89,7 +100,7 @@ class ServerConnection:
                     events.append(cast(Event, item))
             except RemoteProtocolError as error:
                 receipt = item.receipt if isinstance(item, Frame | Send) else None
-                events.append(Violation(error, receipt, error.fatal or self.version != "1.0"))
+                events.append(Violation(error, receipt, error.fatal or not self.survives_errors))
             last = events[-1]
             if type(last) is Disconnect or (type(last) is Violation and last.fatal):
                 self.close()
@@ -109,7 +120,7 @@ class ServerConnection:
         return encoder.connected(self.version, session, server, self._heart_beat_header)
 
     def error(self, code: str, message: str, receipt: bytes | None = None) -> bytes:
-        """ERROR, in the version agreed on. On 1.1 and 1.2 the shell closes after it."""
+        """ERROR, in the version agreed on. The shell closes after it, unless `survives_errors`."""
         extra = (("version", ",".join(encoder.VERSIONS)),) if code == UnsupportedVersion.code else ()
         return encoder.error(self.version, code, message, receipt, extra)
 
@@ -117,6 +128,10 @@ class ServerConnection:
         """Listen no more."""
         self.state = "closed"
         self._parser.close()
+
+    def forget_heads(self) -> None:
+        """What the shell remembers of heads of SENDs (`SendHead.plan`) is no longer so."""
+        self._parser.forget_heads()
 
     def drop_subscription(self, subscription: str) -> None:
         """The shell could not serve a SUBSCRIBE, or ended one of its own: the id is free again."""
@@ -140,11 +155,13 @@ class ServerConnection:
             case "UNSUBSCRIBE":
                 return self._unsubscribe(headers, receipt)
             case "ACK":
-                identifier, transaction = self._acknowledged(headers, command)
-                return Ack([identifier], transaction, receipt)
+                identifier, transaction, subscription = self._acknowledged(headers, command)
+                return Ack([identifier], transaction, receipt, subscription)
             case "NACK":
-                identifier, transaction = self._acknowledged(headers, command)
-                return Nack(identifier, transaction, headers, receipt)
+                if self.version == "1.0" and self._dialect.strict_ids:
+                    raise UnknownCommand("STOMP 1.0 has no NACK", fatal=False)
+                identifier, transaction, subscription = self._acknowledged(headers, command)
+                return Nack([identifier], transaction, headers, receipt, subscription)
             case "BEGIN":
                 transaction = self._needed(headers, "transaction", command)
                 if transaction in self._transactions:
@@ -183,6 +200,8 @@ class ServerConnection:
         ack = headers.get("ack", "auto")
         if ack not in ACK_MODES:
             raise BadHeaderValue(f"ack must be auto, client or client-individual, not {ack!r}")
+        if self._dialect.strict_ids and self.version != "1.0":
+            self._needed(headers, "id", "SUBSCRIBE")
         identifier = headers.get("id")
         named = identifier is not None
         if identifier is None:
@@ -200,17 +219,21 @@ class ServerConnection:
             if destination not in self._subscriptions:
                 found = [key for key, value in self._subscriptions.items() if value == destination]
                 identifier = found[0] if len(found) == 1 else destination
-        if identifier not in self._subscriptions:
+        if identifier in self._subscriptions:
+            del self._subscriptions[identifier]
+        elif not (self._dialect.named_durables and DURABLE_NAMES & headers.keys()):
             raise UnknownSubscription(f"there is no subscription {identifier!r} on this connection")
-        del self._subscriptions[identifier]
         return Unsubscribe(identifier, headers, receipt)
 
-    def _acknowledged(self, headers: dict[str, str], command: str) -> tuple[bytes, str | None]:
+    def _acknowledged(self, headers: dict[str, str], command: str) -> tuple[bytes, str | None, str | None]:
         name = "id" if self.version == "1.2" else "message-id"
         identifier = self._needed(headers, name, command)
         transaction = headers.get("transaction")
         self._check_open(transaction)
-        return identifier.encode(), transaction
+        subscription = None
+        if self._dialect.strict_ids and self.version == "1.1":
+            subscription = self._needed(headers, "subscription", command)
+        return identifier.encode(), transaction, subscription
 
     def _check_open(self, transaction: str | None) -> None:
         if transaction is not None and transaction not in self._transactions:

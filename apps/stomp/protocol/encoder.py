@@ -69,8 +69,11 @@ class MessageEncoder:
         self._other = start + ids + rest
         self._repeat = b"redelivered:true\ndelivery-count:%d\n"
 
-    def encode(self, message_id: bytes, headers: bytes, body: bytes, deliveries: int = 1) -> bytes:
+    def encode(self, message_id: bytes, headers: bytes, body: bytes, deliveries: int = 0) -> bytes:
         """One frame.
+
+        Args:
+            deliveries: how often the message has been handed out, this time included; 0: that is not counted.
 
         Kept headers may begin with the destination as the sender gave it, where that is not the address's own name.
         """
@@ -79,7 +82,9 @@ class MessageEncoder:
             template = self._other
         if self._escaped and b"\\" in headers:
             headers = for_version(headers, self._version)
-        if deliveries > 1:
+        if deliveries == 1:
+            headers = b"delivery-count:1\n" + headers
+        elif deliveries:
             headers = self._repeat % deliveries + headers
         if self._twice:
             return template % (message_id, message_id, headers, len(body), body)

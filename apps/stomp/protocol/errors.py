@@ -121,6 +121,10 @@ class UnknownCommand(RemoteProtocolError):
 
     code = "unknown_command"
 
+    def __init__(self, message: str, *, fatal: bool = True) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
 
 class MissingHeader(RemoteProtocolError):
     """A header that the frame needs is not there."""

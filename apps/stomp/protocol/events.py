@@ -85,20 +85,25 @@ class Unsubscribe(NamedTuple):
 
 
 class Ack(NamedTuple):
-    """ACK. A run of plain ACK frames comes as one event, its ids in order: where a run is cut depends on the reads."""
+    """ACK. A run of plain ACK frames comes as one event, its ids in order: where a run is cut depends on the reads.
+
+    `subscription`: by which the message must have come; None where that does not matter.
+    """
 
     ids: list[bytes]
     transaction: str | None
     receipt: bytes | None
+    subscription: str | None = None
 
 
 class Nack(NamedTuple):
-    """NACK."""
+    """NACK, of one message."""
 
-    id: bytes
+    ids: list[bytes]
     transaction: str | None
     headers: Mapping[str, str]
     receipt: bytes | None
+    subscription: str | None = None
 
 
 class Begin(NamedTuple):

@@ -65,6 +65,7 @@ _ACK_RUNS = {
     ),
 }
 _ACK_RUNS["1.0"] = _ACK_RUNS["1.1"]
+_NO_RUN = re.compile(rb"(?!)")
 
 _CACHED_HEADS = 64
 _CACHED_HEAD_SIZE = 1024
@@ -103,14 +104,18 @@ Item = Frame | Send | Ack | Violation
 class Parser:
     """Cuts a client's bytes into frames.
 
+    Args:
+        strict_acks: each 1.1 ACK is to be looked at by itself, for its subscription.
+
     After a CONNECT or STOMP frame it stops until `resume` says which version was agreed on; after a violation for ever.
 
     Attributes:
         rare: whether the last `feed` returned anything but SENDs outside of transactions and plain ACKs.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, strict_acks: bool = False) -> None:
         self._limits = limits
+        self._strict_acks = strict_acks
         self._version: str | None = None
         self._stopped = False
         self._dead = False
@@ -136,10 +141,16 @@ class Parser:
             self._pending = bytearray()
         return self._parse(data)
 
+    def forget_heads(self) -> None:
+        """Make a new `SendHead` for each head that comes from now on."""
+        self._heads.clear()
+
     def resume(self, version: str) -> None:
         """Go on after CONNECT, in the version that was agreed on. `feed(b"")` returns what came meanwhile."""
         self._version = version
         self._ack_run, self._ack_ids = _ACK_RUNS[version]
+        if version == "1.1" and self._strict_acks:
+            self._ack_run = _NO_RUN
         self._stopped = False
         self._rest(bytes(self._pending))
 

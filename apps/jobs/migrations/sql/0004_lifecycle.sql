@@ -196,7 +196,7 @@ BEGIN
 END $$;
 
 -- Release, or cancel, what waits for a job or a batch that has ended.
-CREATE FUNCTION msgweb.follow_one(ended uuid, ended_state text, result jsonb) RETURNS void LANGUAGE plpgsql AS $$
+CREATE FUNCTION msgweb.follow_one(ended uuid, ended_state text, told jsonb) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     j    jobs_job;
     lost uuid[] := '{}';
@@ -215,7 +215,7 @@ BEGIN
             CONTINUE;
         END IF;
         IF j.chain_argument <> '' THEN
-            UPDATE jobs_job SET arguments = arguments || jsonb_build_object(j.chain_argument, result) WHERE id = j.id;
+            UPDATE jobs_job SET arguments = arguments || jsonb_build_object(j.chain_argument, told) WHERE id = j.id;
         END IF;
         PERFORM msgweb.release_if_free(j.id);
     END LOOP;

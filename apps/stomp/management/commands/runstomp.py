@@ -6,9 +6,9 @@ import gc
 import logging
 import os
 import signal
-import socket
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import uvloop
@@ -18,8 +18,12 @@ from django.db import connections
 
 from apps.broker.postgres import PostgresEngine
 from apps.jobs.stomp_port import JobsTaskPort
-from apps.stomp.gateway.access import KeyAuthenticator
+from apps.stomp.gateway.acceptors import bind
+from apps.stomp.gateway.access import AccountAuthenticator
+from apps.stomp.gateway.access_watch import AccessWatch
+from apps.stomp.gateway.listeners import BadListener, Listener, parse_listener
 from apps.stomp.gateway.processes import Processes
+from apps.stomp.gateway.queue_port import Queues
 from apps.stomp.gateway.server import Gateway
 from msgweb.database import conninfo_of
 from msgweb.errors import Unavailable
@@ -36,11 +40,20 @@ GC_THRESHOLDS = (50_000, 50, 100)
 class Command(BaseCommand):
     """Serve STOMP clients until SIGTERM or SIGINT."""
 
-    help = "Serve STOMP 1.0, 1.1 and 1.2 clients. SIGTERM drains: clients may finish, then the process ends with 0."
+    help = (
+        "Serve STOMP 1.0, 1.1 and 1.2 clients. SIGTERM drains: clients may finish, then the process ends with 0. "
+        "SIGHUP reads certificates again."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Where to listen and how."""
-        parser.add_argument("--listen", help="host:port; default: MSGWEB_STOMP, else 127.0.0.1:61613")
+        parser.add_argument(
+            "--listen",
+            action="append",
+            metavar="URL",
+            help="host:port, or stomp://, stomps://, ws://, wss:// with settings such as ?dialect=activemq; may be "
+            "said several times; default: MSGWEB_STOMP, else 127.0.0.1:61613, and what MSGWEB_STOMP_LISTENERS says",
+        )
         parser.add_argument("--processes", type=int, default=1, help="so many processes share the port (default 1)")
         parser.add_argument(
             "--drain-seconds",
@@ -51,46 +64,63 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run one process, or a parent and its children."""
-        place = _place(options["listen"])
+        try:
+            listeners = _listeners(options["listen"])
+        except (BadListener, ValueError) as error:
+            raise CommandError(str(error)) from error
         drain = options["drain_seconds"]
         count = options["processes"]
         if count < 1 or drain < 0:
             raise CommandError("--processes must be at least 1 and --drain-seconds not negative")
         if count == 1:
-            code = self._serve(place, drain, lambda port: self._announce(Listen(place.host, port)), shared=False)
+            code = self._serve(listeners, drain, self._announce, shared=False)
         else:
-            if not place.port:
+            if not all(listener.place.port for listener in listeners):
                 raise CommandError("several processes need a port to share, not 0")
-            _check_free(place)
+            for listener in listeners:
+                _check_free(listener)
             connections.close_all()
             code = Processes(
                 count,
-                lambda ready, lifeline: self._serve(place, drain, lambda _: ready(), shared=True, lifeline=lifeline),
-                lambda: self._announce(place),
+                lambda ready, lifeline: self._serve(
+                    listeners, drain, lambda _: ready(), shared=True, lifeline=lifeline
+                ),
+                lambda: self._announce(listeners),
             ).run()
         if code:
             raise SystemExit(code)
 
     def _serve(
-        self, place: Listen, drain: float, ready: Callable[[int], None], *, shared: bool, lifeline: int | None = None
+        self,
+        listeners: list[Listener],
+        drain: float,
+        ready: Callable[[list[Listener]], None],
+        *,
+        shared: bool,
+        lifeline: int | None = None,
     ) -> int:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(place, drain, ready, shared=shared, lifeline=lifeline))
-        except Unavailable as error:
+                runner.run(_serve(listeners, drain, ready, shared=shared, lifeline=lifeline))
+        except (Unavailable, BadListener) as error:
             raise CommandError(error.message) from error
-        except OSError as error:
-            raise CommandError(_why_not(place, error)) from error
         return 0
 
-    def _announce(self, place: Listen) -> None:
+    def _announce(self, listeners: list[Listener]) -> None:
         write_pid("stomp")
-        self.stdout.write(f"STOMP gateway: listening on {place}")
+        for listener in listeners:
+            shown = str(listener.place) if listener.scheme == "stomp" else str(listener)
+            self.stdout.write(f"STOMP gateway: listening on {shown}")
         self.stdout.flush()
 
 
 async def _serve(
-    place: Listen, drain: float, ready: Callable[[int], None], *, shared: bool, lifeline: int | None
+    listeners: list[Listener],
+    drain: float,
+    ready: Callable[[list[Listener]], None],
+    *,
+    shared: bool,
+    lifeline: int | None,
 ) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -98,56 +128,62 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     if lifeline is not None:
         loop.add_reader(lifeline, stop.set)
+    conninfo = conninfo_of(settings.DATABASES["default"])
     engine = PostgresEngine(
-        conninfo_of(settings.DATABASES["default"]),
+        conninfo,
         kind="gateway",
         lease_seconds=settings.MSGWEB_LEASE_SECONDS,
-        details={"listen": str(place)},
+        details={"listen": " ".join(map(str, listeners))},
     )
-    authenticator = KeyAuthenticator()
+    authenticator = AccountAuthenticator()
+    queues = Queues()
     await engine.start()
     try:
-        gateway = Gateway(engine, authenticator, JobsTaskPort())
-        port = await gateway.listen(place.host, place.port, reuse_port=shared)
+        gateway = Gateway(engine, authenticator, JobsTaskPort(), queues)
+        bound = []
+        for listener in listeners:
+            try:
+                port = await gateway.listen(listener, reuse_port=shared)
+            except OSError as error:
+                raise CommandError(_why_not(listener, error)) from error
+            bound.append(replace(listener, place=Listen(listener.place.host, port)))
+        watch = AccessWatch(conninfo, authenticator, gateway)
+        watch.start()
+        loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
-        ready(port)
+        ready(bound)
         engine.serve()
         await stop.wait()
         logger.info("stopping: %d connections", len(gateway.connections))
         if lifeline is not None:
             loop.remove_reader(lifeline)
         await gateway.drain(drain)
+        await watch.close()
     finally:
         await engine.close()
         authenticator.close()
+        queues.close()
 
 
-def _place(text: str | None) -> Listen:
-    if text is None:
-        return stomp_listen()
-    host, colon, port = text.rpartition(":")
-    if not (colon and host and port.isdigit() and int(port) < 65536):
-        raise CommandError(f"--listen must be host:port, such as 127.0.0.1:61613, not {text!r}")
-    return Listen(host.strip("[]"), int(port))
+def _listeners(urls: list[str] | None) -> list[Listener]:
+    """Raises BadListener, and ValueError for a MSGWEB_STOMP that cannot be."""
+    if urls is None:
+        urls = [str(stomp_listen()), *os.environ.get("MSGWEB_STOMP_LISTENERS", "").split()]
+    return [parse_listener(url) for url in urls]
 
 
-def _check_free(place: Listen) -> None:
+def _check_free(listener: Listener) -> None:
     """Sharing a port would let a second gateway in silently; so look before the children share it."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen(1)
+        bind(listener).close()
     except OSError as error:
-        raise CommandError(_why_not(place, error)) from error
+        raise CommandError(_why_not(listener, error)) from error
 
 
-def _why_not(place: Listen, error: OSError) -> str:
+def _why_not(listener: Listener, error: OSError) -> str:
+    place = listener.place
     if error.errno == errno.EADDRINUSE:
         return f"{place} is taken: another gateway or another program listens there (move this one by MSGWEB_STOMP)"
     return f"cannot listen on {place}: {os.strerror(error.errno) if error.errno else error}"

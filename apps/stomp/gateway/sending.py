@@ -1,0 +1,228 @@
+"""SEND: what its headers mean, and where it goes."""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from apps.broker.engine import DEFAULT_PRIORITY, Address, Done, Message, Unit
+from apps.broker.headers import decode_headers
+from apps.broker.patterns import is_pattern
+from apps.stomp.gateway import declarations, features, permitted, wishes
+from apps.stomp.gateway.destinations import Job, Task, Temporary, parse_destinations, written
+from apps.stomp.gateway.errors import NotSupported
+from apps.stomp.gateway.wishes import Wish
+from apps.stomp.protocol.events import Send, SendHead
+from apps.stomp.protocol.headers import escape
+from msgweb.errors import BadDestination, MsgwebError
+
+if TYPE_CHECKING:
+    from apps.stomp.gateway.connections import ClientConnection
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SendPlan:
+    """What a SEND with certain headers means; made once for each head.
+
+    Attributes:
+        address: the queue or topic, or None for a door to jobs.
+        headers: as they are stored.
+        door: a task or a job, or None.
+        wish: what the headers ask for besides, or None.
+        others: further addresses of a composite destination, each with its headers.
+        settings: that the queue must have, or is to get.
+        special: it takes more than `Engine.send` outside of a transaction.
+    """
+
+    address: Address | None
+    headers: bytes
+    persistent: bool
+    priority: int
+    door: Task | Job | None
+    wish: Wish | None
+    others: tuple[tuple[Address, bytes], ...] = ()
+    settings: tuple[tuple[str, Any], ...] = ()
+    special: bool = False
+
+    def message(self, body: bytes) -> Message:
+        """A message as it is sent now."""
+        assert self.address is not None
+        options = self.wish.now() if self.wish is not None else None
+        return Message(self.address, body, self.headers, self.persistent, self.priority, options)
+
+    def messages(self, body: bytes) -> list[Message]:
+        """A message for each address."""
+        first = self.message(body)
+        return [
+            first,
+            *(
+                Message(address, body, headers, self.persistent, self.priority, first.options)
+                for address, headers in self.others
+            ),
+        ]
+
+
+class Sending:
+    """The SENDs of a connection, but for the hot path of them, which is the connection's own.
+
+    Attributes:
+        errands: requests to jobs that are under way, the first of them at work.
+    """
+
+    __slots__ = ("_connection", "_declared", "errands")
+
+    def __init__(self, connection: "ClientConnection") -> None:
+        self._connection = connection
+        self._declared: set[tuple[Address, tuple[tuple[str, Any], ...]]] = set()
+        self.errands: deque[tuple[Callable[[], Awaitable[object]], Done]] = deque()
+
+    def plan(self, head: SendHead) -> SendPlan:
+        """What a head means; remembered with it.
+
+        Raises:
+            MsgwebError: it cannot be.
+        """
+        connection = self._connection
+        fields = head.fields
+        priority = features.priority_of(fields, DEFAULT_PRIORITY)
+        targets = parse_destinations(connection.namespace, head.destination)
+        headers = head.headers
+        reply_to = fields.get(b"reply-to", b"")
+        passing = any(type(target) is Temporary for _, target in targets)  # when its subscription ends, it is another
+        if reply_to.startswith((b"/temp-queue/", b"/temp-topic/")):
+            passing = True
+            headers = _replaced(headers, b"reply-to", connection.receiving.reply_name(reply_to.decode()).encode())
+        wish = wishes.of_send(fields, connection.dialect)
+        persistent = features.persistent_of(fields)
+        declared = declarations.of_send(fields)
+        reply_name = reply_to.decode(errors="replace")
+        permitted.check_send(connection.entered, (target for _, target in targets), reply_name, declared)
+        settings = tuple(declared.items())
+        places: list[tuple[Address, bytes]] = []
+        door: Task | Job | None = None
+        for text, target in targets:
+            if isinstance(target, Task | Job):
+                door = target
+            else:
+                places.append(self._place(target, text, headers))
+        if door is None:
+            (address, own), *others = places
+            if settings:
+                declarations.check_declarable(address)
+            plan = SendPlan(
+                address,
+                own,
+                persistent,
+                priority,
+                None,
+                wish,
+                tuple(others),
+                settings,
+                bool(others or settings),
+            )
+        elif len(targets) > 1:
+            raise BadDestination("a job is asked for by a destination of its own, not by one of several")
+        elif connection.tasks is None:
+            raise NotSupported("this gateway has no door to jobs")
+        else:
+            plan = SendPlan(None, headers, persistent, priority, door, wish, special=True)
+        if not passing:
+            head.plan = plan
+        return plan
+
+    def _place(self, target: Address | Temporary, text: str, headers: bytes) -> tuple[Address, bytes]:
+        address = self._connection.receiving.temporary(target) if type(target) is Temporary else target
+        assert type(address) is Address
+        if address.kind == "topic" and is_pattern(address.name):
+            raise BadDestination(f"{text!r} is a pattern of topics: it can be subscribed to, not sent to")
+        if written(address) != text:  # MESSAGE has the destination as the SEND had it
+            headers = b"destination:%b\n%b" % (escape(text, "1.2"), headers)
+        return address, headers
+
+    def special(self, plan: SendPlan, event: Send) -> None:
+        """A SEND to a job, to several places, within a transaction, or with settings of its queue.
+
+        Raises:
+            MsgwebError: it cannot be.
+        """
+        connection = self._connection
+        if plan.settings and (plan.address, plan.settings) not in self._declared:
+            assert plan.address is not None
+            connection.declare(plan.address, dict(plan.settings), event.receipt, partial(self._go_on, plan, event))
+            return
+        head, receipt, body = event
+        if head.transaction is not None:
+            if plan.address is None:
+                raise NotSupported("jobs cannot be asked for in a transaction")
+            connection.acknowledging.add_sends(head.transaction, plan.messages(body), receipt)
+        elif plan.door is not None:
+            self._ask(plan.door, decode_headers(plan.headers), body, connection.expect(receipt))
+        else:
+            connection.engine.transact(Unit(plan.messages(body)), connection.expect(receipt))
+
+    def _go_on(self, plan: SendPlan, event: Send) -> None:
+        assert plan.address is not None
+        self._declared.add((plan.address, plan.settings))
+        self.special(plan, event)
+
+    def _ask(self, door: Task | Job, headers: dict[str, str], body: bytes, done: Done) -> None:
+        connection = self._connection
+        tasks = connection.tasks
+        assert tasks is not None
+        assert connection.principal is not None
+        call: Callable[[], Awaitable[object]]
+        who = connection.principal.login
+        if type(door) is Task:
+            call = partial(
+                tasks.submit,
+                namespace=connection.namespace,
+                task=door.name,
+                body=body,
+                headers=headers,
+                reply_to=headers.get("reply-to"),
+                requested_by=who,
+            )
+        else:
+            call = partial(
+                tasks.job_event,
+                namespace=connection.namespace,
+                job_id=door[0],
+                body=body,
+                headers=headers,
+                requested_by=who,
+            )
+        self.errands.append((call, done))
+        if len(self.errands) == 1:
+            connection.start_task(self._run_errands())
+        elif len(self.errands) >= connection.options.errands:
+            connection.hold("errands")
+
+    async def _run_errands(self) -> None:
+        """One after the other: what a worker says about a job must arrive in its order."""
+        while self.errands:
+            call, done = self.errands[0]
+            try:
+                await call()
+            except MsgwebError as error:
+                done(error)
+            except Exception:
+                logger.exception("a request for a job failed")
+                done(MsgwebError("the request failed; the server's log says why"))
+            else:
+                done(None)
+            self.errands.popleft()
+            self._connection.release_hold("errands")
+
+
+def _replaced(headers: bytes, name: bytes, value: bytes) -> bytes:
+    """Kept headers with the first header of that name given another value."""
+    lines = headers.split(b"\n")
+    for index, line in enumerate(lines):
+        if line.startswith(name + b":"):
+            lines[index] = b"%b:%b" % (name, value)
+            break
+    return b"\n".join(lines)

@@ -1,0 +1,410 @@
+"""What a login may do, over a real gateway and the real keys; and that a change of it reaches open connections."""
+
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+
+from apps.accounts.actors import acting_as
+from apps.accounts.models import AccessKey, Namespace, Permission
+from apps.stomp.gateway import access_watch
+from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOME = "shop.test"
+
+
+class Tasks:
+    """A `TaskPort` that writes down what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def submit(self, *, task: str, **rest: Any) -> str:
+        self.asked.append(task)
+        return str(uuid.uuid4())
+
+    async def job_event(self, *, job_id: str, **rest: Any) -> None:
+        self.asked.append(job_id)
+
+
+class Shop:
+    """A key and its passcode, and clients that come with it."""
+
+    def __init__(self, gateway: RunningGateway) -> None:
+        self.gateway = gateway
+        self.home = Namespace.objects.create(name=HOME)
+        self.key, self.passcode = AccessKey.issue("till", self.home)
+
+    def restrict(self, pattern: str, **verbs: bool) -> Permission:
+        """It may do that, and what it was allowed before, and nothing else."""
+        with acting_as("ada"):
+            AccessKey.objects.filter(pk=self.key.pk).update(restricted=True)
+            return Permission.objects.create(key=self.key, pattern=pattern, **verbs)
+
+    def limit(self, **limits: int) -> None:
+        AccessKey.objects.filter(pk=self.key.pk).update(**limits)
+
+    def client(self, version: str = "1.2", **headers: Any) -> WireClient:
+        """A client that is logged in."""
+        client = self.gateway.client()
+        self.enter(client, version, **headers)
+        client.expect("CONNECTED")
+        return client
+
+    def enter(self, client: WireClient, version: str = "1.2", **headers: Any) -> None:
+        client.send("CONNECT", accept_version=version, login=self.key.login, passcode=self.passcode, **headers)
+
+
+@pytest.fixture
+def gateway(conninfo: str) -> Iterator[RunningGateway]:
+    with RunningGateway(conninfo, tasks=Tasks(), accounts=True) as running:
+        yield running
+
+
+@pytest.fixture
+def shop(gateway: RunningGateway) -> Shop:
+    return Shop(gateway)
+
+
+@pytest.fixture
+def name() -> str:
+    """A word of the test's own: the engine's tables are not emptied between tests."""
+    return f"t{uuid.uuid4().hex}"
+
+
+def is_refused(client: WireClient, command: str, body: bytes = b"", **headers: Any) -> None:
+    """A frame with a receipt gets an ERROR, which names the receipt and ends the connection."""
+    client.send(command, body, receipt="r-1", **headers)
+    error = client.expect_error("access_refused")
+    assert error["receipt-id"] == "r-1"
+    client.expect_end()
+
+
+def refused_at_last(client: WireClient, command: str, **headers: Any) -> None:
+    """A frame that works until a change has arrived; then an ERROR."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        client.send(command, receipt="x", **headers)
+        frame = client.read()
+        if frame.command == "ERROR":
+            assert frame["code"] == "access_refused", frame
+            client.expect_end()
+            return
+        assert frame.command == "RECEIPT", frame
+    pytest.fail("the change did not arrive")
+
+
+# -- what is allowed
+
+
+def test_a_key_that_is_not_restricted_does_everything_in_its_namespace(shop: Shop, name: str) -> None:
+    client = shop.client()
+    client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="client")
+    client.confirmed("SEND", b"x", destination=f"/queue/{name}")
+    assert client.expect("MESSAGE").body == b"x"
+    client.confirmed("SUBSCRIBE", id="2", destination=f"/topic/{name}.#")
+
+
+def test_a_restricted_key_sends_where_it_may(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}.*", send=True)
+    client = shop.client()
+    for _ in range(3):
+        client.confirmed("SEND", b"x", destination=f"/queue/{name}.new")
+    client.confirmed("SEND", b"x", destination=f"/amq/queue/{name}.new")
+    is_refused(client, "SEND", b"x", destination=f"/queue/{name}")
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        *("/queue/{}", "{}", "/amq/queue/{}", "/exchange/amq.direct/{}", "/topic/{}.new", "/task/{}.new", "/job/{}"),
+        "/queue/{}.new,/queue/{}",
+    ],
+)
+def test_what_a_restricted_key_was_not_given_is_refused(shop: Shop, name: str, destination: str) -> None:
+    shop.restrict(f"queue/{name}.*", send=True)
+    is_refused(shop.client(), "SEND", b"{}", destination=destination.replace("{}", name))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"destination": "/queue/{}"},
+        {"destination": "/queue/{}.new", "browser": "true"},
+        {"destination": "/queue/{}.new", "ack": "client"},
+        {"destination": "/topic/{}.new"},
+        {"destination": "/topic/{}.#"},
+        {"destination": "/topic/{}.new", "durable": "true", "auto-delete": "false"},
+        {"destination": "/queue/Consumer.A.VirtualTopic.{}"},
+    ],
+)
+def test_what_a_key_may_not_receive_from_is_refused(shop: Shop, name: str, headers: dict[str, str]) -> None:
+    shop.restrict(f"queue/{name}.*", send=True, manage=True)
+    shop.restrict(f"topic/{name}.new.*", receive=True)
+    is_refused(shop.client(), "SUBSCRIBE", id="1", **{key: value.replace("{}", name) for key, value in headers.items()})
+
+
+def test_a_refused_subscription_leaves_nothing_behind_on_1_0(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}.new", receive=True)
+    client = shop.client("1.0")
+    for _ in range(3):
+        client.send("SUBSCRIBE", id="1", destination=f"/queue/{name}")
+        client.expect_error("access_refused")
+    client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}.new")
+
+
+def test_a_key_receives_what_it_may(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}", receive=True, send=True)
+    shop.restrict(f"topic/{name}.#", receive=True)
+    client = shop.client()
+    client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}")
+    client.confirmed("SUBSCRIBE", id="2", destination=f"/topic/{name}.*")
+    durable = {"durable": "true", "auto-delete": "false"}
+    client.confirmed("SUBSCRIBE", id="3", destination=f"/topic/{name}.x", **durable)
+    client.confirmed("UNSUBSCRIBE", id="3", **durable)
+    client.confirmed("SEND", b"x", destination=f"/queue/{name}")
+    assert client.expect("MESSAGE").body == b"x"
+
+
+def test_an_answer_goes_where_the_asker_may_send_or_to_its_own_reply_queue(shop: Shop, name: str) -> None:
+    shop.restrict(f"task/{name}.*", send=True)
+    client = shop.client()
+    for reply_to in ("/temp-queue/answers", "/reply-queue/of-somebody"):
+        client.confirmed("SEND", b"{}", destination=f"/task/{name}.go", **{"reply-to": reply_to})
+    is_refused(client, "SEND", b"{}", destination=f"/task/{name}.go", **{"reply-to": f"/queue/{name}"})
+
+
+def test_who_was_told_a_reply_queue_may_answer_there(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}", send=True, receive=True)
+    asker, answerer = shop.client(), shop.client()
+    answerer.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}")
+    asker.confirmed("SEND", b"?", destination=f"/queue/{name}", **{"reply-to": "/temp-queue/a"})
+    reply_to = answerer.expect("MESSAGE")["reply-to"]
+    answerer.confirmed("SEND", b"!", destination=reply_to)
+    assert asker.expect("MESSAGE").body == b"!"
+
+
+def test_dead_letters_go_where_one_may_send(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}.*", send=True)
+    dead = {"x-dead-letter-exchange": "", "x-message-ttl": "1"}
+    client = shop.client()
+    client.confirmed("SEND", destination=f"/queue/{name}.a", **dead, **{"x-dead-letter-routing-key": f"{name}.dead"})
+    is_refused(client, "SEND", destination=f"/queue/{name}.b", **dead, **{"x-dead-letter-routing-key": name})
+
+
+def test_a_transaction_refuses_what_is_refused_outside_of_it(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}.new", send=True)
+    client = shop.client()
+    client.confirmed("BEGIN", transaction="t")
+    client.send("SEND", b"x", destination=f"/queue/{name}.new", transaction="t")
+    is_refused(client, "SEND", b"x", destination=f"/queue/{name}", transaction="t")
+
+
+# -- log-in
+
+
+def test_a_person_logs_in_by_name_and_password(shop: Shop, name: str) -> None:
+    user = get_user_model().objects.create_user("ada", password="right: with a colon")
+    Permission.objects.create(user=user, namespace=shop.home, pattern=f"queue/{name}", send=True)
+    client = shop.gateway.client()
+    client.send("CONNECT", accept_version="1.2", login="ada", passcode="right: with a colon")
+    client.expect("CONNECTED")
+    client.confirmed("SEND", b"x", destination=f"/queue/{name}")
+    is_refused(client, "SEND", b"x", destination=f"/queue/{name}.other")
+
+
+def test_who_guesses_is_slowed_and_a_log_in_from_elsewhere_is_not(shop: Shop) -> None:
+    def guess() -> float:
+        client = shop.gateway.client()
+        began = time.monotonic()
+        client.send("CONNECT", accept_version="1.2", login=shop.key.login, passcode="guess")
+        client.expect_error("access_refused")
+        return time.monotonic() - began
+
+    for _ in range(5):
+        guess()
+    slowest = guess()
+    assert slowest >= 0.4, "it waits longer and longer"
+    elsewhere = socket.create_connection(("127.0.0.1", shop.gateway.port), SECONDS, source_address=("127.0.0.2", 0))
+    with elsewhere:
+        head = f"CONNECT\naccept-version:1.2\nlogin:{shop.key.login}\npasscode:{shop.passcode}\n\n\0"
+        elsewhere.sendall(head.encode())
+        assert elsewhere.recv(9) == b"CONNECTED"
+    assert shop.gateway.authenticator.failures.failed == 6
+    assert shop.gateway.authenticator.failures.slowed >= 2
+
+
+# -- changes
+
+
+def test_a_permission_that_is_taken_is_missing_on_open_connections(shop: Shop, name: str) -> None:
+    kept = shop.restrict(f"queue/{name}.a", send=True)
+    taken = shop.restrict(f"queue/{name}.b", send=True)
+    first, second = shop.client(), shop.client()
+    for client in (first, second):
+        client.confirmed("SEND", b"x", destination=f"/queue/{name}.a")
+        client.confirmed("SEND", b"x", destination=f"/queue/{name}.b")
+    taken.delete()
+    refused_at_last(first, "SEND", destination=f"/queue/{name}.b")
+    second.confirmed("SEND", b"x", destination=f"/queue/{name}.a")
+    kept.delete()
+    refused_at_last(second, "SEND", destination=f"/queue/{name}.a")
+
+
+def test_a_permission_that_is_given_is_there_on_open_connections(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}.a", send=True)
+    client = shop.client("1.0")  # where an ERROR ends nothing
+    shop.restrict(f"queue/{name}.b", send=True)
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        client.send("SEND", destination=f"/queue/{name}.b", receipt="x")
+        if client.read().command == "RECEIPT":
+            return
+    pytest.fail("the change did not arrive")
+
+
+def test_who_receives_from_what_it_may_no_longer_is_ended_and_what_it_held_goes_back(shop: Shop, name: str) -> None:
+    permission = shop.restrict(f"queue/{name}", receive=True)
+    shop.restrict(f"queue/{name}.other", receive=True)
+    ended, going_on = shop.client(), shop.client()
+    ended.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="client")
+    going_on.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}.other", ack="client")
+    free, passcode = AccessKey.issue("free", shop.home)
+    other = shop.gateway.client()
+    other.send("CONNECT", accept_version="1.2", login=free.login, passcode=passcode)
+    other.expect("CONNECTED")
+    other.confirmed("SEND", b"x", destination=f"/queue/{name}")
+    assert ended.expect("MESSAGE").body == b"x"
+    permission.delete()
+    ended.expect_error("access_refused")
+    ended.expect_end()
+    other.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="client")
+    assert other.expect("MESSAGE").body == b"x"
+    going_on.confirmed("UNSUBSCRIBE", id="1")
+
+
+@pytest.mark.parametrize("end", ["revoked", "renewed", "namespace"])
+def test_a_key_that_is_gone_ends_its_connections_and_no_others(shop: Shop, end: str) -> None:
+    client = shop.client()
+    free, passcode = AccessKey.issue("free", shop.home)
+    other = shop.gateway.client()
+    other.send("CONNECT", accept_version="1.2", login=free.login, passcode=passcode)
+    other.expect("CONNECTED")
+    match end:
+        case "revoked":
+            AccessKey.objects.filter(pk=shop.key.pk).update(revoked_at=timezone.now())
+        case "renewed":
+            shop.key.renew_passcode()
+            shop.key.save()
+        case "namespace":
+            shop.key.default_namespace = Namespace.objects.create(name="shop.elsewhere")
+            shop.key.save()
+    client.expect_error("access_refused")
+    client.expect_end()
+    other.confirmed("SUBSCRIBE", id="1", destination="/queue/x")
+    if end != "namespace":
+        again = shop.gateway.client()
+        shop.enter(again)
+        again.expect_error("access_refused")
+
+
+def test_a_key_that_expires_ends_its_connections_though_nobody_says_so(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1,))
+    with RunningGateway(conninfo, accounts=True) as gateway:
+        shop = Shop(gateway)
+        AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
+        client = shop.client()
+        client.expect_error("access_refused")
+        client.expect_end()
+
+
+@pytest.mark.parametrize("end", ["password", "inactive", "deleted"])
+def test_a_person_who_is_gone_is_gone_from_open_connections(shop: Shop, end: str) -> None:
+    user = get_user_model().objects.create_user("ada", password="right")
+    Permission.objects.create(user=user, namespace=shop.home, pattern="**", send=True)
+    client = shop.gateway.client()
+    client.send("CONNECT", accept_version="1.2", login="ada", passcode="right")
+    client.expect("CONNECTED")
+    match end:
+        case "password":
+            user.set_password("other")
+            user.save()
+        case "inactive":
+            user.is_active = False
+            user.save()
+        case "deleted":
+            user.delete()
+    client.expect_error("access_refused")
+    client.expect_end()
+    again = shop.gateway.client()
+    again.send("CONNECT", accept_version="1.2", login="ada", passcode="right")
+    again.expect_error("access_refused")
+
+
+# -- limits
+
+
+def test_a_key_has_no_more_connections_than_its_limit(shop: Shop) -> None:
+    shop.limit(max_connections=2)
+    first, second = shop.client(), shop.client()
+    third = shop.gateway.client()
+    shop.enter(third)
+    third.expect_error("limit_exceeded")
+    third.expect_end()
+    first.send("DISCONNECT", receipt="bye")
+    first.expect("RECEIPT")
+    first.expect_end()
+    shop.client().confirmed("SEND", destination="/topic/x")
+    second.confirmed("SEND", destination="/topic/x")
+
+
+def test_subscriptions_are_counted_over_all_connections_and_given_back(shop: Shop, name: str) -> None:
+    shop.limit(max_subscriptions=2)
+    first, second = shop.client("1.0"), shop.client("1.0")
+    first.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}")
+    second.confirmed("SUBSCRIBE", id="1", destination=f"/topic/{name}")
+    second.send("SUBSCRIBE", id="2", destination=f"/queue/{name}")
+    second.expect_error("limit_exceeded")
+    first.confirmed("UNSUBSCRIBE", id="1")
+    second.confirmed("SUBSCRIBE", id="2", destination=f"/queue/{name}")
+
+
+def test_a_key_holds_no_more_messages_than_its_limit(shop: Shop, name: str) -> None:
+    shop.limit(max_unacked=3)
+    client = shop.client("1.0")
+    for number in range(10):
+        client.confirmed("SEND", b"%d" % number, destination=f"/queue/{name}")
+    client.confirmed(
+        "SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="client-individual", **{"prefetch-count": 100}
+    )
+    held = [client.expect("MESSAGE") for _ in range(3)]
+    assert client.silent(0.2)
+    client.send("SUBSCRIBE", id="2", destination=f"/queue/{name}", ack="client")
+    client.expect_error("limit_exceeded")
+    client.confirmed("ACK", **{"message-id": held[0]["message-id"], "subscription": "1"})
+    assert client.expect("MESSAGE").body == b"3"
+
+
+def test_who_sends_too_much_is_slowed_and_loses_nothing(shop: Shop, name: str) -> None:
+    shop.limit(max_sends_per_second=200)
+    client = shop.client()
+    frames = b"".join(b"SEND\ndestination:/queue/%b\n\n%d\0" % (name.encode(), number) for number in range(400))
+    began = time.monotonic()
+    for piece in (frames[at : at + 4096] for at in range(0, len(frames), 4096)):
+        client.write(piece)
+    for number in (400, 401):  # what comes at once is read at once: only then the socket is read no more
+        client.confirmed("SEND", b"%d" % number, destination=f"/queue/{name}")
+    assert time.monotonic() - began >= 0.9, "401 messages, of which 200 may come at once"
+    shop.limit(max_sends_per_second=1_000_000)
+    client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}", ack="auto")
+    assert [client.expect("MESSAGE").body for _ in range(402)] == [b"%d" % number for number in range(402)]
