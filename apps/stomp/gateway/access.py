@@ -95,6 +95,13 @@ class AccountAuthenticator:
         self._changes = 0
         self.failures = LoginFailures(self._clock)
 
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """See `ports.Authenticator`."""
+        if not credentials.login or credentials.passcode is None:
+            return None
+        known = self._known.get(self._key(Shown("passcode", credentials.login, credentials.passcode), credentials))
+        return known[1] if known is not None and known[0] > self._clock() else None
+
     async def authenticate(self, credentials: Credentials) -> Principal:
         """See `ports.Authenticator`. A login and a passcode come before a certificate, and that before no name at all.
 
@@ -137,7 +144,7 @@ class AccountAuthenticator:
     async def _remembered(self, shown: Shown, credentials: Credentials, prove: Prove) -> Principal:
         # Keyed digests, so that no passcode stays in memory, nor what it could be found from by trying.
         secret = self._digest(*shown)
-        key = self._digest(*shown, credentials.host or "", credentials.namespace or "")
+        key = self._key(shown, credentials)
         known = self._known.get(key)
         if known is not None and known[0] > self._clock():
             return known[1]
@@ -223,6 +230,9 @@ class AccountAuthenticator:
     async def _by_name(self, credentials: Credentials) -> Standing:
         name = credentials.anonymous or ""
         return await self._threads.run(lambda: self._accounts.by_name(name))
+
+    def _key(self, shown: Shown, credentials: Credentials) -> bytes:
+        return self._digest(*shown, credentials.host or "", credentials.namespace or "")
 
     def _digest(self, *parts: str) -> bytes:
         return hashlib.blake2b(repr(parts).encode(), key=self._secret, digest_size=32).digest()

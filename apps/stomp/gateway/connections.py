@@ -246,8 +246,7 @@ class ClientConnection(asyncio.Protocol):
     def _handle_other(self, event: Event) -> None:
         match event:
             case Connect():
-                self.hold("log-in")
-                self.start_task(self._enter(event))
+                self._connect(event)
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():
@@ -318,16 +317,25 @@ class ClientConnection(asyncio.Protocol):
 
     # -- log-in
 
-    async def _enter(self, event: Connect) -> None:
+    def _connect(self, event: Connect) -> None:
+        """CONNECT. Who has logged in like this a moment ago comes in at once: a PHP page connects on each request."""
         credentials = Credentials(
             event.login,
             event.passcode,
             event.host,
             self.listener.namespace,
             self._peer[0] if self._peer else "",
-            self._transport.get_extra_info("peercert"),
+            self._transport.get_extra_info("peercert") if self.listener.tls is not None else None,
             self.listener.anonymous,
         )
+        known = self._gateway.authenticator.remembered(credentials) if self.engine.healthy else None
+        if known is not None:
+            self._enter(event, known)
+        else:
+            self.hold("log-in")
+            self.start_task(self._authenticate(event, credentials))
+
+    async def _authenticate(self, event: Connect, credentials: Credentials) -> None:
         try:
             if not self.engine.healthy:
                 raise Unavailable("the database is away; try again")
@@ -335,8 +343,14 @@ class ClientConnection(asyncio.Protocol):
         except MsgwebError as error:
             self.end(error)
             return
-        if self._ending:
-            return
+        try:
+            if not self._ending:
+                self._enter(event, principal)
+        finally:
+            self.release_hold("log-in")
+            self._meter()
+
+    def _enter(self, event: Connect, principal: Principal) -> None:
         try:
             self.usage = self._gateway.usages.enter(principal)
         except MsgwebError as error:
@@ -350,11 +364,7 @@ class ClientConnection(asyncio.Protocol):
         self.version = self.core.version
         self._write(self.core.accept(self._gateway.next_session(), f"{SERVER} ({self.dialect.server})"))
         self._beating.start()
-        try:
-            self._handle(self.core.receive(b""))
-        finally:
-            self.release_hold("log-in")
-            self._meter()
+        self._handle(self.core.receive(b""))
 
     def access_changed(self, principal: Principal | None) -> None:
         """What this login may do is another thing now: what was worked out from it is forgotten.
