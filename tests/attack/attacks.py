@@ -14,6 +14,7 @@ from typing import NamedTuple
 SECONDS = 30.0  # a deadline for a loaded machine, not an expectation
 MIB = 1024 * 1024
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2
+GUESSER = "127.0.0.2"
 HTTP = b"GET /console HTTP/1.1\r\nHost: msgweb\r\nAccept: */*\r\n\r\n"
 
 
@@ -50,9 +51,9 @@ class Attack:
         return self.name.replace(" ", "-").replace(",", "")
 
 
-def dial(target: Target, *, logged_in: bool = False) -> socket.socket:
-    """A connection to the gateway."""
-    client = socket.create_connection(("127.0.0.1", target.port), SECONDS)
+def dial(target: Target, *, logged_in: bool = False, source: str = "127.0.0.1") -> socket.socket:
+    """A connection to the gateway, from that address of this machine."""
+    client = socket.create_connection(("127.0.0.1", target.port), SECONDS, (source, 0))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if logged_in:
         client.sendall(target.connect_frame)
@@ -176,12 +177,13 @@ def connects(target: Target, measure: float) -> str:
 
 
 def wrong_passcodes(target: Target, measure: float) -> str:
-    """Log-ins that cannot be."""
+    """Log-ins that cannot be, all at once, from an address of their own: failures count by address."""
     count = int(200 * measure)
     answers: Counter[str] = Counter()
-    for number in range(count):
-        client = dial(target)
+    clients = [dial(target, source=GUESSER) for _ in range(count)]
+    for number, client in enumerate(clients):
         client.sendall(f"CONNECT\naccept-version:1.2\nlogin:{target.login}\npasscode:{number}\n\n\0".encode())
+    for client in clients:
         answers["ERROR" if b"ERROR" in rest_of(client) else "the end"] += 1
         vanish(client)
     return f"{count} log-ins; {told(answers)}"
