@@ -14,6 +14,7 @@ from apps.stomp.gateway.beats import Beating
 from apps.stomp.gateway.channels import Channel
 from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported
+from apps.stomp.gateway.hoards import SMALL
 from apps.stomp.gateway.listeners import Listener
 from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.receipts import Receipts
@@ -82,6 +83,7 @@ class ClientConnection(Channel):
         self._refused = False  # an ERROR that ends it is on its way
         self._ending = False  # nothing more is read; the last frames go out
         self.sent = 0
+        self._hoards = False  # much is kept of what the client has not finished
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
         self.namespace = ""
@@ -110,6 +112,10 @@ class ClientConnection(Channel):
         if self.trace is not None:
             self.trace.note("in", data)
         self._handle(self.core.receive(data))
+        hoard = self.core.kept + self.acknowledging.gathered
+        if hoard > SMALL or self._hoards:
+            self._hoards = hoard > SMALL and not self._ending
+            self._gateway.hoards.note(self, hoard if self._hoards else 0)
         if self.sent != self.entering.metered:
             self.entering.meter()
         if self.engine.congested and "congestion" not in self.holds:
@@ -138,6 +144,7 @@ class ClientConnection(Channel):
         self._release(failed=True)
         self._out.clear()
         self.receipts.waiting.clear()
+        self._gateway.hoards.note(self, 0)
         self._gateway.forget(self)
         self._gateway.figures.leave(self, self._reason)
         self._log(error)
@@ -367,6 +374,7 @@ class ClientConnection(Channel):
         self.receipts.waiting.clear()  # what is still under way has nobody to be confirmed to
         self.flush()
         self._release()
+        self._gateway.hoards.note(self, 0)
         self._beating.stop()
         self.close_gently()
 
