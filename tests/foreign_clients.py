@@ -147,8 +147,8 @@ PHP = ("php", "-d", "display_errors=stderr")
 
 CLIENTS = [
     ForeignClient("php-socket", "php", (*PHP, str(FOLDER / "socket.php")), "1.2"),
-    # Debian builds it without TLS. It speaks 1.0 alone, which has no heart-beats, and takes a blank line before a command
-    # for an error.
+    # Debian builds it without TLS. It speaks 1.0 alone, which has no heart-beats, and takes a blank line before a
+    # command for an error.
     ForeignClient("php-pecl", "php", (*PHP, str(FOLDER / "pecl.php")), "1.0", beats=False, tls=False, note=r'"a:b\\c"'),
     *(_stomp_py("9", version) for version in ("1.0", "1.1", "1.2")),
     *(_stomp_py("8", version) for version in ("1.0", "1.1", "1.2")),
