@@ -28,6 +28,11 @@ class Acknowledging:
         self._connection = connection
         self.transactions: dict[str, Transaction] = {}
 
+    @property
+    def gathered(self) -> int:
+        """Bytes of bodies that wait for a COMMIT."""
+        return sum(transaction.bytes for transaction in self.transactions.values()) if self.transactions else 0
+
     def acknowledge(self, event: Ack | Nack, refusal: Refusal | None = None) -> None:
         """ACK, or NACK with its refusal.
 

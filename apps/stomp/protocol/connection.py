@@ -137,6 +137,11 @@ class ServerConnection:
         extra = (("version", ",".join(encoder.VERSIONS)),) if code == UnsupportedVersion.code else ()
         return encoder.error(self.version, code, message, receipt, extra)
 
+    @property
+    def kept(self) -> int:
+        """Bytes of a frame whose end has not come."""
+        return self._parser.kept
+
     def close(self) -> None:
         """Listen no more."""
         self.state = "closed"

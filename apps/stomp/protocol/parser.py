@@ -171,6 +171,11 @@ class Parser:
         self._stopped = False
         self._rest(bytes(self._pending))
 
+    @property
+    def kept(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._pending)
+
     def close(self) -> None:
         """Ignore whatever else comes."""
         self._dead = True
