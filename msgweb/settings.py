@@ -88,6 +88,8 @@ TEMPLATES = [
     },
 ]
 
+TASKS = {"default": {"BACKEND": "apps.jobs.backend.MsgwebBackend", "QUEUES": []}}  # Django's Tasks; any queue
+
 DATABASES = {"default": database.django_settings(MSGWEB_HOME, int(os.environ.get("MSGWEB_DB_POOL") or 0))}
 
 AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]

@@ -4,6 +4,7 @@ Those that hold append a line to a file when they begin, and go on when another 
 are, and decides when they end.
 """
 
+import asyncio
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from apps.jobs import JobContext, external_task, task
+from apps.jobs import Concurrency, JobContext, Rate, Unique, external_task, task
 
 QUEUE = "samples"
 
@@ -26,6 +27,19 @@ def add(context: JobContext, *, a: int, b: int = 1) -> dict[str, int]:
     for done in range(1, 4):
         context.progress(done, 3, "adding")
     return {"sum": a + b}
+
+
+@task(name="samples.nothing", queue=QUEUE)
+def nothing(context: JobContext) -> int:
+    """Do nothing; the number of the attempt."""
+    return context.attempt
+
+
+@task(name="samples.breathe", queue=QUEUE)
+async def breathe(context: JobContext, *, seconds: float = 0.0) -> int:
+    """Wait without holding up others."""
+    await asyncio.sleep(seconds)
+    return context.attempt
 
 
 @task(name="samples.talk", queue=QUEUE)
@@ -48,7 +62,14 @@ def hold(context: JobContext, *, folder: str, polite: bool = True) -> int:
         if polite:
             context.checkpoint()
         time.sleep(0.01)
+    (Path(folder) / "ended").touch()
     return context.attempt
+
+
+@task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
+def once(context: JobContext, *, folder: str) -> int:
+    """The same for work that must not be done twice."""
+    return hold(context, folder=folder, polite=False)
 
 
 @task(name="samples.kill_itself", queue=QUEUE, max_attempts=2)
@@ -91,3 +112,47 @@ def flood(context: JobContext, *, lines: int) -> None:
 
 
 by_others = external_task(name="samples.by_others", queue="samples.outside", required=("order",), optional=("note",))
+
+
+@task(name="samples.unique", queue=QUEUE, unique=Unique())
+def unique(context: JobContext, *, a: int) -> int:
+    """One at a time of each."""
+    return a
+
+
+@task(name="samples.unique_hour", queue=QUEUE, unique=Unique("{a}", window=3600, states=frozenset({"succeeded"})))
+def unique_hour(context: JobContext, *, a: int, b: int = 0) -> int:
+    """Not again within an hour of its success."""
+    return a
+
+
+@task(name="samples.two_at_a_time", queue=QUEUE, concurrency=Concurrency(2, "samples {customer}"), max_attempts=2)
+def two_at_a_time(context: JobContext, *, customer: int) -> int:
+    """At most two of a customer."""
+    return customer
+
+
+@task(name="samples.paced", queue=QUEUE, rate=Rate(2, per=60))
+def paced(context: JobContext) -> None:
+    """At most two a minute."""
+
+
+@task(name="samples.expires", queue=QUEUE, expires=60)
+def expires(context: JobContext) -> None:
+    """Not later than in a minute."""
+
+
+@task(name="samples.only_once", queue=QUEUE, max_attempts=5, on_worker_death="fail")
+def only_once(context: JobContext) -> None:
+    """Never begun again after a worker's death."""
+
+
+@task(name="samples.begins_anew", queue=QUEUE, max_attempts=5, on_worker_death="retry")
+def begins_anew(context: JobContext) -> None:
+    """From the beginning, after a worker's death."""
+
+
+@task(name="samples.tell", queue=QUEUE)
+def tell(context: JobContext, *, what: Any = None) -> Any:
+    """What it was told."""
+    return what

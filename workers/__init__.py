@@ -1,10 +1,20 @@
-"""The worker: a supervisor process that holds messages, and slot processes that do the jobs, one at a time each.
+"""The worker: a main process that forks, a supervisor that holds messages, and slots that do the jobs.
 
-    supervisor   takes messages as slots are free, drives each job to its end, drains
+    forkserver   the main process: it has loaded the project, and forks the others from itself
+    supervisor   the life of the process that sees to it all
+    options      what a worker is told when it starts
+    dispatch     the way of each message, from the queue to the job's end
+    intake       which queues are served, in what order
+    roster       the slots: how many, which may take a job, who is replaced
+    claims       a message that is held, on its way
+    durations    how long jobs take: only quick ones are prefetched
     ledger       gathers what is to be recorded and writes it in batches, across outages of the database
     control      hears what people want of running jobs
     process      a slot as the supervisor sees it
-    slot         the slot's own process: `python -m workers.slot`
+    slot         the slot's own process
+    running      a job in a slot, from its task's name to its outcome
+    coroutines   jobs that share a slot
+    transport    how a job in a slot reaches the supervisor
     output       what a task prints and logs
     wire         the messages between supervisor and slot
     limits       what bounds a job's log

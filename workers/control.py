@@ -7,6 +7,7 @@ every few seconds.
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -14,7 +15,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from apps.jobs.channels import CONTROL, NAMESPACES
-from apps.jobs.recorder import Recorder
+from apps.jobs.queries import query
 from workers.ledger import NETWORK
 
 log = logging.getLogger(__name__)
@@ -69,16 +70,16 @@ class Control:
                 log.warning("the control connection broke and is made again: %s", str(error).strip() or "no answer")
                 await asyncio.sleep(RECONNECT_SECONDS)  # nothing tells when a database is back
 
-    async def _listen(self, connection: psycopg.AsyncConnection[tuple[object, ...]]) -> None:
-        recorder = Recorder(connection, "", 0)
+    async def _listen(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         for channel in (CONTROL, NAMESPACES):
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         while True:
             async with asyncio.timeout(ANSWER_SECONDS):
-                self._namespaces(await recorder.namespaces())
-                jobs = self._running()
-                if jobs and (wanted := await recorder.cancel_requests(jobs)):
-                    self._cancelled(wanted)
+                cursor = await connection.execute(query("namespaces"))
+                self._namespaces([name for (name,) in await cursor.fetchall()])
+                if jobs := self._running():
+                    cursor = await connection.execute(query("cancel_requests"), {"ids": jobs})
+                    self._cancelled({job for (job,) in await cursor.fetchall()})
             async for notification in connection.notifies(timeout=POLL_SECONDS):
                 if notification.channel == NAMESPACES:
                     break

@@ -28,6 +28,12 @@ WRITE_SECONDS = 30.0  # a transaction that takes longer is given up: the network
 RECONNECT_SECONDS = 0.2, 5.0  # between attempts to connect, doubling from the first to the second
 UNRECORDABLE = "unrecordable"
 
+#: The statements name their rows by id. A plan made while the tables were empty would scan them when they are not.
+PLANNING = (
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off;"
+    " SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
+)
+
 #: So that a network that swallows packets is noticed by the kernel: 15 s without an answer.
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
 
@@ -47,6 +53,12 @@ class Ended:
         self.failures = failures
 
 
+#: Called with what became of a start, or with why it cannot be recorded.
+Begun = Callable[[Started | NotStarted | psycopg.Error], None]
+#: Called with what became of a finish, or with why it cannot be recorded.
+Concluded = Callable[[Ended | psycopg.Error], None]
+
+
 class Ledger:
     """Gathers and writes. Belongs to one event loop."""
 
@@ -56,10 +68,10 @@ class Ledger:
         self._host = host
         self._pid = pid
         self._cancelled = cancelled
-        self._starts: dict[UUID, tuple[Start, asyncio.Future[Started | NotStarted]]] = {}
+        self._starts: dict[UUID, tuple[Start, Begun]] = {}
         self._notes: list[LogLine | Mark] = []
         self._left_out: dict[Run, int] = {}
-        self._finishes: dict[Run, tuple[Finish, asyncio.Future[Ended]]] = {}
+        self._finishes: dict[Run, tuple[Finish, Concluded]] = {}
         self._put_off: set[UUID] = set()
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
@@ -92,14 +104,13 @@ class Ledger:
         await self._disconnect()
         return written
 
-    def begin(self, start: Start) -> asyncio.Future[Started | NotStarted]:
-        """Record that an attempt begins. Only when the future is done may it begin."""
-        future: asyncio.Future[Started | NotStarted] = asyncio.get_running_loop().create_future()
-        if (earlier := self._starts.get(start.job)) is not None and not earlier[1].done():
-            earlier[1].set_result(NotStarted("stale"))  # the session was lost and the message came again
-        self._starts[start.job] = (start, future)
+    def begin(self, start: Start, begun: Begun) -> None:
+        """Record that an attempt begins. Only when `begun` is called with a `Started` may it begin."""
+        earlier = self._starts.get(start.job)
+        self._starts[start.job] = (start, begun)
+        if earlier is not None:
+            earlier[1](NotStarted("stale"))  # the session was lost and the message came again
         self._wake(urgent=True)
-        return future
 
     def note(self, note: LogLine | Mark) -> None:
         """Record a line of the log, or progress."""
@@ -117,12 +128,10 @@ class Ledger:
         self._notes.append(note)
         self._wake(urgent=False)
 
-    def finish(self, finish: Finish) -> asyncio.Future[Ended]:
+    def finish(self, finish: Finish, concluded: Concluded) -> None:
         """Record the end of an attempt, after all that was noted of it."""
-        future: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
-        self._finishes[finish.run] = (finish, future)
+        self._finishes[finish.run] = (finish, concluded)
         self._wake(urgent=True)
-        return future
 
     def _wake(self, *, urgent: bool) -> None:
         self._empty.clear()
@@ -183,18 +192,14 @@ class Ledger:
 
     def _settle(self, batch: Batch, written: Written) -> None:
         for job, answer in written.starts.items():
-            _, begun = self._starts.pop(job)
-            if not begun.done():
-                begun.set_result(answer)
+            self._starts.pop(job)[1](answer)
         for run, (state, failures) in written.finishes.items():
-            _, ended = self._finishes.pop(run)
-            if not ended.done():
-                ended.set_result(Ended(state, failures))
-        for run, known in written.refused.items():
-            if run in self._finishes and any(finish.run == run for finish in batch.finishes):
-                _, ended = self._finishes.pop(run)
-                if not ended.done():
-                    ended.set_result(Ended(known, 0))
+            self._finishes.pop(run)[1](Ended(state, failures))
+        if written.refused:
+            finished = {finish.run for finish in batch.finishes}
+            for run, known in written.refused.items():
+                if run in finished and run in self._finishes:
+                    self._finishes.pop(run)[1](Ended(known, 0))
         if written.put_off:
             self._notes[:0] = [note for note in batch.notes if note.run.job in written.put_off]
             self._work.set()  # tried again after the usual pause between batches of notes
@@ -222,17 +227,13 @@ class Ledger:
         reason = error.diag.message_primary or str(error)
         for start in part.starts:
             log.error("job %s cannot be begun: %s", start.job, reason)
-            _, begun = self._starts.pop(start.job)
-            if not begun.done():
-                begun.set_exception(error)
+            self._starts.pop(start.job)[1](error)
         for note in part.notes:
             log.error("a note of job %s cannot be recorded: %s", note.run.job, reason)
         for finish in part.finishes:
             log.error("the end of job %s cannot be recorded: %s", finish.run.job, reason)
             if finish.result is None and (finish.error is None or finish.error["code"] == UNRECORDABLE):
-                _, ended = self._finishes.pop(finish.run)
-                if not ended.done():
-                    ended.set_exception(error)
+                self._finishes.pop(finish.run)[1](error)
                 continue
             told = {"code": UNRECORDABLE, "message": f"the outcome cannot be kept: {reason}", "traceback": ""}
             failed = replace(finish, outcome="failed", result=None, error=told, again=False)
@@ -244,7 +245,9 @@ class Ledger:
         told = False
         while self._connection is None:
             try:
-                self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                await connection.execute(PLANNING)
+                self._connection = connection
             except psycopg.OperationalError as error:
                 if not told:
                     log.warning("the database does not answer: %s", str(error).strip())
@@ -258,6 +261,9 @@ class Ledger:
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
+        if self._recorder is not None:
+            self._recorder.close()
+            self._recorder = None
         self._work.set()
         if connection is not None:
             await connection.close()

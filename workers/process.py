@@ -1,25 +1,26 @@
-"""A slot as its supervisor sees it: a process, its socket, and the job in it."""
+"""A slot as its supervisor sees it: a process, its socket, and the jobs in it."""
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from workers import wire
+from workers.forkserver import MESSAGE_LIMIT, end_group
 
 log = logging.getLogger(__name__)
 
-OUTPUT_LINE_LIMIT = 64 * 1024  # bytes of raw output that may wait for the end of their line
-FAREWELL_SECONDS = 5.0  # how long a slot that was told to stop may take
+FAREWELL_SECONDS = 5.0  # how long a slot that was told to stop may take after its last job
+LAST_WORDS = 64 * 1024  # bytes of raw output that are kept of a process that died
 
 
 class SlotDied(Exception):
-    """The slot's process ended with a job in it. `status` is subprocess's return code: negative for a signal."""
+    """The slot's process ended. `status` is negative for a signal."""
 
     def __init__(self, status: int) -> None:
         if status < 0:
@@ -36,114 +37,148 @@ class SlotDied(Exception):
 class Owner(Protocol):
     """Who hears of a slot."""
 
-    def slot_idle(self, slot: "SlotProcess") -> None:
-        """It is free for a job."""
+    def slot_up(self, slot: "SlotProcess") -> None:
+        """It is there."""
 
-    def slot_said(self, slot: "SlotProcess", message: wire.Progress | wire.Log) -> None:
-        """Its job said something."""
+    def slot_said(self, slot: "SlotProcess", message: wire.Message) -> None:
+        """One of its jobs said something, or ended; or it gives jobs back; or it says how it is."""
 
-    def slot_printed(self, slot: "SlotProcess", line: str) -> None:
-        """Something in it wrote to the raw standard output or error: a child process, the interpreter's last words."""
+    def slot_settled(self, slot: "SlotProcess") -> None:
+        """All that came with one reading of its socket has been said."""
 
-    def slot_ended(self, slot: "SlotProcess") -> None:
-        """Its process is gone."""
+    def slot_ended(self, slot: "SlotProcess", death: SlotDied, last_words: list[str]) -> None:
+        """Its process is gone. `last_words`: lines of raw output that it could not pass on itself."""
+
+
+class Forks:
+    """The supervisor's end of the socket to the main process (`workers.forkserver`)."""
+
+    def __init__(self, connection: socket.socket, signalled: Callable[[int], None]) -> None:
+        self._socket = connection
+        self._signalled = signalled
+        self._number = 0
+        self._asked: dict[int, asyncio.Future[tuple[int, asyncio.Future[int]]]] = {}
+        self._exited: dict[int, asyncio.Future[int]] = {}
+
+    def start(self) -> None:
+        """Begin to listen. Belongs to the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._socket.setblocking(False)
+        self._loop.add_reader(self._socket, self._readable)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._loop.remove_reader(self._socket)
+
+    async def fork(self, descriptors: list[int], threads: int) -> tuple[int, "asyncio.Future[int]"]:
+        """A slot with a socket and both ends of a pipe: its process id, and a future of its exit status.
+
+        Raises:
+            OSError: no process is to be had.
+        """
+        self._number += 1
+        asked: asyncio.Future[tuple[int, asyncio.Future[int]]] = self._loop.create_future()
+        self._asked[self._number] = asked
+        socket.send_fds(self._socket, [json.dumps(["fork", self._number, threads]).encode()], descriptors)
+        return await asked
+
+    def _readable(self) -> None:
+        while True:
+            try:
+                data = self._socket.recv(MESSAGE_LIMIT)
+            except BlockingIOError:
+                return
+            if not data:  # the kernel is ending this process
+                self._loop.remove_reader(self._socket)
+                return
+            kind, *values = json.loads(data)
+            if kind == "signal":
+                self._signalled(values[0])
+            elif kind == "forked":
+                number, pid = values
+                self._exited[pid] = self._loop.create_future()
+                self._asked.pop(number).set_result((pid, self._exited[pid]))
+            elif kind == "failed":
+                number, why = values
+                self._asked.pop(number).set_exception(OSError(why))
+            elif kind == "exited":
+                pid, status = values
+                self._exited.pop(pid).set_result(status)
 
 
 class SlotProcess(asyncio.Protocol):
     """One slot process.
 
     Attributes:
-        idle: it is ready for a job.
+        up: it has said that it is there.
+        retiring: it gets no more jobs.
         jobs: how many it has done.
-        rss: its resident memory in bytes when it was last idle.
-        ever_idle: whether it came up at all.
+        rss: its resident memory in bytes when it last told.
+        pid: the process's id; 0 before it was started.
     """
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, forks: Forks, threads: int) -> None:
         self._owner = owner
+        self._forks = forks
+        self._threads = threads
         self._decoder = wire.Decoder()
-        self._process: asyncio.subprocess.Process | None = None
         self._transport: asyncio.Transport | None = None
         self._disconnected = asyncio.Event()
-        self._job: asyncio.Future[wire.Ended] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._farewell: asyncio.TimerHandle | None = None
-        self._output: _Output
-        self.idle = False
-        self.ever_idle = False
+        self._exited: asyncio.Future[int] | None = None
+        self._output = -1
+        self.up = False
+        self.retiring = False
         self.jobs = 0
         self.rss = 0
+        self.pid = 0
 
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._process is not None and self._process.returncode is None
-
-    @property
-    def pid(self) -> int:
-        """The process's id; 0 before it was started."""
-        return self._process.pid if self._process else 0
+        return self._exited is not None and not self._exited.done()
 
     async def start(self) -> None:
-        """Start the process. It reports through `slot_idle` when it has loaded the project."""
+        """Start the process. It reports through `slot_up`.
+
+        Raises:
+            OSError: no process is to be had.
+        """
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
-        output, child_output = os.pipe()
-        ours.setblocking(False)
+        self._output, writing = os.pipe()
+        os.set_blocking(self._output, False)
         try:
-            with theirs:
-                self._process = await asyncio.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    "workers.slot",
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=child_output,
-                    stderr=child_output,
-                    pass_fds=[theirs.fileno()],
-                    # Its own session: Ctrl-C at the terminal is for the supervisor, and the slot is ended together
-                    # with whatever processes its task started.
-                    start_new_session=True,
-                    env={**os.environ, "PYTHONPATH": os.pathsep.join(_project_paths())},
-                )
+            self.pid, self._exited = await self._forks.fork([theirs.fileno(), self._output, writing], self._threads)
         except OSError:
             ours.close()
-            os.close(output)
+            os.close(self._output)
             raise
         finally:
-            os.close(child_output)
+            theirs.close()
+            os.close(writing)
+        ours.setblocking(False)
         await loop.connect_accepted_socket(lambda: self, ours)
-        reader = os.fdopen(output, "rb", 0)
-        self._output = _Output(output, self._printed)
-        await loop.connect_read_pipe(lambda: self._output, reader)
-        self._watcher = loop.create_task(self._watch(), name=f"slot {self.pid}")
+        self._watcher = loop.create_task(self._watch(self._exited), name=f"slot {self.pid}")
 
-    def run(self, job: wire.RunJob) -> asyncio.Future[wire.Ended]:
-        """Give it a job. The future fails with `SlotDied` if the process ends first."""
-        assert self._job is None
-        assert self._transport is not None
-        self.idle = False
-        self._job = asyncio.get_running_loop().create_future()
-        self._transport.write(wire.encode(job))
-        return self._job
-
-    def cancel(self, job: str, attempt: int) -> None:
-        """Tell its job that it should stop."""
+    def send(self, messages: list[wire.Message]) -> None:
+        """Tell it something; what is sent to one that has died is lost."""
         if self._transport is not None:
-            self._transport.write(wire.encode(wire.CancelJob(job, attempt)))
+            self._transport.write(b"".join(map(wire.encode, messages)))
 
     def kill(self) -> None:
         """End it at once, with the processes that its task started."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        if self.alive:
+            end_group(self.pid)
 
     def stop(self) -> None:
-        """Have it end; after some seconds, end it."""
-        self.idle = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(wire.encode(wire.Stop()))
+        """Have it end after the jobs that it has."""
+        self.retiring = True
+        self.send([wire.Stop()])
+
+    def hurry(self) -> None:
+        """It has no jobs and was told to stop: it may take some seconds, then it is ended."""
         if self._farewell is None:
             self._farewell = asyncio.get_running_loop().call_later(FAREWELL_SECONDS, self.kill)
 
@@ -153,8 +188,7 @@ class SlotProcess(asyncio.Protocol):
             await asyncio.shield(self._watcher)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by their class
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -164,26 +198,22 @@ class SlotProcess(asyncio.Protocol):
             self.kill()
             return
         for message in messages:
-            if isinstance(message, wire.Progress | wire.Log):
-                self._owner.slot_said(self, message)
-            elif isinstance(message, wire.Ended):
-                self._output.drain()
-                job, self._job = self._job, None
-                if job is not None and not job.done():
-                    job.set_result(message)
-            elif isinstance(message, wire.Idle):
-                self.jobs, self.rss = message.jobs, message.rss
-                self.idle = self.ever_idle = True
-                self._owner.slot_idle(self)
+            if isinstance(message, wire.Ended):
+                self.jobs += 1
+            elif isinstance(message, wire.Health):
+                self.rss = message.rss
+                if not self.up:
+                    self.up = True
+                    self._owner.slot_up(self)
+                    continue
+            self._owner.slot_said(self, message)
+        self._owner.slot_settled(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disconnected.set()
 
-    async def _watch(self) -> None:
-        assert self._process is not None
-        status = await self._process.wait()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)  # what its task started and left behind
+    async def _watch(self, exited: "asyncio.Future[int]") -> None:
+        status = await exited
         # What it sent before its end is still in the socket; a descendant in another session may hold that open.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
@@ -192,55 +222,14 @@ class SlotProcess(asyncio.Protocol):
             self._transport.close()
         if self._farewell is not None:
             self._farewell.cancel()
-        self.idle = False
-        self._output.drain()
-        job, self._job = self._job, None
-        if job is not None and not job.done():
-            job.set_exception(SlotDied(status))
-        self._owner.slot_ended(self)
+        self._owner.slot_ended(self, SlotDied(status), self._last_words())
 
-    def _printed(self, line: str) -> None:
-        self._owner.slot_printed(self, line)
-
-
-def _project_paths() -> list[str]:
-    """Where this process imports the project from. The interpreter's own folders stay out: a task may start another
-    version of Python."""
-    own = tuple(os.path.join(prefix, "") for prefix in {sys.prefix, sys.base_prefix, sys.exec_prefix})
-    return [path for path in dict.fromkeys(sys.path) if path and not path.startswith(own)]
-
-
-class _Output(asyncio.Protocol):
-    """Cuts raw output into lines."""
-
-    def __init__(self, descriptor: int, printed: Callable[[str], None]) -> None:
-        self._descriptor = descriptor
-        self._printed = printed
-        self._partial = b""
-        self._open = True
-
-    def drain(self) -> None:
-        """Take what is in the pipe now: the job that said it has just ended."""
+    def _last_words(self) -> list[str]:
+        data = b""
         try:
-            while self._open and (data := os.read(self._descriptor, 65536)):
-                self.data_received(data)
+            while len(data) < LAST_WORDS and (chunk := os.read(self._output, LAST_WORDS)):
+                data += chunk
         except BlockingIOError:
             pass
-        self._end_line()
-
-    def data_received(self, data: bytes) -> None:
-        *lines, self._partial = (self._partial + data).split(b"\n")
-        if len(self._partial) > OUTPUT_LINE_LIMIT:
-            lines.append(self._partial)
-            self._partial = b""
-        for line in lines:
-            self._printed(line.decode(errors="replace").rstrip("\r"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._open = False
-        self._end_line()
-
-    def _end_line(self) -> None:
-        if self._partial:
-            self._printed(self._partial.decode(errors="replace"))
-            self._partial = b""
+        os.close(self._output)
+        return data.decode(errors="replace").splitlines()

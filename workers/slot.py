@@ -1,30 +1,28 @@
-"""A slot: the process that does jobs, one at a time. `python -m workers.slot SOCKET SUPERVISOR`
+"""A slot: the process that does jobs, one at a time, or several that wait more than they work.
 
-It talks to its supervisor over a socket and to nothing of the broker. The task runs in the main thread; another reads
-the socket, so that a cancel is seen while the task works. When the supervisor dies, so does the slot: at once by the
-kernel's word (Linux), and anyway when the socket ends.
+It is forked by the worker's main process, talks to the supervisor over a socket, and to nothing of the broker. A thread
+of its own reads the socket, so that a cancel is seen while a task works. When the supervisor dies, so does the slot.
 """
 
-import ctypes
 import os
-import queue
 import resource
 import signal
 import socket
 import sys
 import threading
 import time
-import traceback
-import uuid
+from collections import deque
+from collections.abc import Callable
 from types import FrameType
 
-from msgweb.errors import BadRequest, MsgwebError
 from workers import wire
-from workers.limits import LogLimiter
+from workers.running import Desk, Runner, SerialRunner
+from workers.transport import Output
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
-TRACEBACK_LIMIT = 20_000  # characters
-RESULT_LIMIT = 16 * 1024 * 1024  # bytes of JSON
+HEALTH_SECONDS = 1.0  # between two reports of a slot's memory,
+HEALTH_JOBS = 100  # or so many jobs
+IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+RESTORED = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD)
 
 
 class Channel:
@@ -33,8 +31,12 @@ class Channel:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self.jobs: queue.SimpleQueue[wire.RunJob | None] = queue.SimpleQueue()
-        self.cancelled: set[tuple[str, int]] = set()
+        self._waiting: deque[wire.RunJob] = deque()
+        self._arrived = threading.Condition(threading.Lock())
+        self._stopped = False
+        self._cancelled: dict[tuple[str, int], str] = {}
+        #: Told of each cancel, by the thread that reads: for jobs that need not ask.
+        self.on_cancel: Callable[[tuple[str, int]], None] = lambda _key: None
 
     def send(self, message: wire.Message) -> None:
         """Send; waits while the supervisor is behind."""
@@ -46,7 +48,7 @@ class Channel:
                 os._exit(1)  # the supervisor is gone, and the job with it
 
     def read(self) -> None:
-        """Take what the supervisor says until it stops or dies. Runs in a thread of its own."""
+        """Take what the supervisor says until it dies. Runs in a thread of its own."""
         decoder = wire.Decoder()
         while True:
             try:
@@ -57,145 +59,75 @@ class Channel:
                 os._exit(1)
             for message in decoder.feed(data):
                 if isinstance(message, wire.RunJob):
-                    self.jobs.put(message)
+                    with self._arrived:
+                        self._waiting.append(message)
+                        self._arrived.notify()
                 elif isinstance(message, wire.CancelJob):
-                    self.cancelled.add((message.job, message.attempt))
+                    self._cancelled.setdefault((message.job, message.attempt), message.why)
+                    self.on_cancel((message.job, message.attempt))
+                elif isinstance(message, wire.Recall):
+                    self._recall(message.keep)
                 elif isinstance(message, wire.Stop):
-                    self.jobs.put(None)
+                    with self._arrived:
+                        self._stopped = True
+                        self._arrived.notify_all()
 
+    def _recall(self, keep: int) -> None:
+        with self._arrived:
+            kept = [self._waiting.popleft() for _ in range(min(keep, len(self._waiting)))]
+            returned = [job.job for job in self._waiting]
+            self._waiting = deque(kept)
+        self.send(wire.Returned(returned))
 
-class SlotTransport:
-    """How the context of the running job reaches the supervisor (`apps.jobs.context.Transport`)."""
+    def take(self) -> wire.RunJob | None:
+        """The next job; waits for it. None: there are no more."""
+        with self._arrived:
+            while not self._waiting:
+                if self._stopped:
+                    return None
+                self._arrived.wait()
+            return self._waiting.popleft()
 
-    def __init__(self, channel: Channel, job: wire.RunJob) -> None:
-        self._channel = channel
-        self._key = job.job, job.attempt
-        self._limiter = LogLimiter()
-        self._lock = threading.Lock()
-        self._closed = False
+    def cancelled(self, key: tuple[str, int]) -> str | None:
+        """Why that attempt should stop, if it should."""
+        return self._cancelled.get(key)
 
-    def progress(self, done: int, total: int, text: str) -> None:
-        with self._lock:
-            if not self._closed:
-                self._channel.send(wire.Progress(time.time(), done, total, text))
-
-    def log(self, level: str, text: str) -> None:
-        with self._lock:
-            if not self._closed and self._limiter.admit():
-                self._notice()
-                self._channel.send(wire.Log(time.time(), level, text))
-
-    @property
-    def cancelled(self) -> bool:
-        return self._key in self._channel.cancelled
-
-    def close(self) -> None:
-        """The job has ended: a thread that it left behind says nothing more."""
-        with self._lock:
-            self._notice()
-            self._closed = True
-
-    def _notice(self) -> None:
-        notice = self._limiter.notice()
-        if notice is not None:
-            self._channel.send(wire.Log(time.time(), "warning", notice))
+    def forget(self, key: tuple[str, int]) -> None:
+        """It has ended."""
+        self._cancelled.pop(key, None)
 
 
 class Slot:
-    """Runs the jobs that come over the channel."""
+    """Takes jobs from the channel, has them run, and reports how they ended."""
 
-    def __init__(self, channel: Channel) -> None:
-        from workers import output
-
+    def __init__(self, channel: Channel, runner: Runner) -> None:
         self._channel = channel
-        self._transport: SlotTransport | None = None
-        self._in_sink = threading.local()
-        self._streams = output.take_over(self._sink)
+        self._runner = runner
+        self._done = 0
+        self._reported_at = float("-inf")
+        self._reported = 0
+        self._lock = threading.Lock()
 
     def serve(self) -> None:
         """Do jobs until told to stop."""
-        done = 0
-        self._channel.send(wire.Idle(done, resident_bytes()))
-        while (job := self._channel.jobs.get()) is not None:
-            self._channel.send(self._do(job))
-            self._clean_up(job)
-            done += 1
-            self._channel.send(wire.Idle(done, resident_bytes()))
+        self._report()
+        while (job := self._channel.take()) is not None:
+            self._runner(job, self._finished)
+        self._runner.close()
 
-    def _sink(self, level: str, line: str) -> bool:
-        from apps.jobs.context import LINE_LIMIT, clean
+    def _finished(self, job: wire.RunJob, ended: wire.Ended) -> None:
+        """A job has ended; in whatever thread it ran."""
+        self._channel.send(ended)
+        self._channel.forget((job.job, job.attempt))
+        with self._lock:
+            self._done += 1
+            due = time.monotonic() - self._reported_at >= HEALTH_SECONDS or self._done - self._reported >= HEALTH_JOBS
+        if due:
+            self._report()
 
-        transport = self._transport
-        if transport is None or getattr(self._in_sink, "busy", False):
-            return False
-        self._in_sink.busy = True
-        try:
-            transport.log(level, clean(line, LINE_LIMIT))
-        finally:
-            self._in_sink.busy = False
-        return True
-
-    def _do(self, job: wire.RunJob) -> wire.Ended:
-        import json
-
-        from django.db import close_old_connections
-
-        from apps.jobs import registry
-        from apps.jobs.context import JobCancelled, JobContext
-
-        transport = self._transport = SlotTransport(self._channel, job)
-        try:
-            close_old_connections()
-            try:
-                task = registry.find(job.task)
-                arguments = json.loads(job.arguments)
-                task.check(arguments)
-            except MsgwebError as error:  # another version of the code made this job: trying again changes nothing
-                return wire.Ended("failed", error=describe(error), again=False)
-            context = JobContext(uuid.UUID(job.job), job.attempt, job.namespace, transport)
-            value = task(context, **arguments)
-            try:
-                result = registry.to_json(value)
-            except ValueError as error:
-                told = {"code": "bad_result", "message": f"the task's result is no JSON: {error}", "traceback": ""}
-                return wire.Ended("failed", error=told, again=False)
-            if len(result.encode()) > RESULT_LIMIT:
-                message = f"a result takes at most {RESULT_LIMIT} bytes of JSON"
-                told = {"code": "result_too_large", "message": message, "traceback": ""}
-                return wire.Ended("failed", error=told, again=False)
-            return wire.Ended("succeeded", result=result)
-        except JobCancelled:
-            return wire.Ended("cancelled")
-        except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
-            # A bad request stays one: trying it again changes nothing.
-            return wire.Ended("failed", error=describe(error), again=not isinstance(error, BadRequest))
-        finally:
-            for stream in self._streams:
-                stream.end_line()
-            transport.close()
-            self._transport = None
-
-    def _clean_up(self, job: wire.RunJob) -> None:
-        from django.db import close_old_connections, connections
-
-        self._channel.cancelled.discard((job.job, job.attempt))
-        for connection in connections.all(initialized_only=True):
-            if connection.connection is not None and not connection.get_autocommit():
-                connection.close()  # the task left a transaction open
-        close_old_connections()
-
-
-def describe(error: BaseException) -> dict[str, str]:
-    """An exception as a job's error."""
-    from apps.jobs.context import clean
-
-    lines = "".join(traceback.format_exception(error))
-    message = str(error) if isinstance(error, MsgwebError) else f"{type(error).__name__}: {error}"
-    return {
-        "code": error.code if isinstance(error, MsgwebError) else "task_error",
-        "message": clean(message, 2000),
-        "traceback": clean(lines[-TRACEBACK_LIMIT:], TRACEBACK_LIMIT),
-    }
+    def _report(self) -> None:
+        self._reported_at, self._reported = time.monotonic(), self._done
+        self._channel.send(wire.Health(resident_bytes()))
 
 
 def resident_bytes() -> int:
@@ -208,37 +140,34 @@ def resident_bytes() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def die_with(supervisor: int) -> None:
-    """Have the kernel end this process when its supervisor dies (Linux; elsewhere the socket's end must do)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:  # it died before that
-        os._exit(1)
-
-
 def ignore(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM and SIGINT are the supervisor's business.
+    """These signals are the supervisor's business.
 
     Not SIG_IGN: child processes of a task would inherit it.
     """
 
 
-def main() -> None:
-    """Serve the supervisor that started this process."""
-    signal.signal(signal.SIGTERM, ignore)
-    signal.signal(signal.SIGINT, ignore)
-    descriptor, supervisor = int(sys.argv[1]), int(sys.argv[2])
-    die_with(supervisor)
-    connection = socket.socket(fileno=descriptor)
-    connection.set_inheritable(False)
+def run(connection: socket.socket, output: int, threads: int) -> None:
+    """Serve the supervisor behind the socket. The process was just forked, and leads a session of its own.
+
+    Args:
+        output: the end to read from of the pipe that this process's standard output and error go to.
+        threads: how many jobs at a time.
+    """
+    for number in IGNORED:
+        signal.signal(number, ignore)
+    for number in RESTORED:
+        signal.signal(number, signal.SIG_DFL)
     channel = Channel(connection)
+    raw = Output(output)
+    desk = Desk(channel, raw)
+    runner: Runner
+    if threads == 1:
+        runner = SerialRunner(desk)
+    else:
+        from workers.coroutines import SharedRunner  # asyncio, which few slots need
+
+        runner = SharedRunner(desk, threads)
+    raw.start(desk.printed)
     threading.Thread(target=channel.read, name="supervisor", daemon=True).start()
-
-    import django
-
-    django.setup()
-    Slot(channel).serve()
-
-
-if __name__ == "__main__":
-    main()
+    Slot(channel, runner).serve()

@@ -1,128 +1,80 @@
-"""The supervisor of a worker: takes messages as slots are free, drives each job to its end, drains.
-
-A job, from its message to its end: `begin` is recorded (then, and only then, the attempt exists), the slot does it,
-what it says is recorded as it comes, the outcome is recorded together with the reply, the message is acked. A crash
-between any two of these is harmless: the message comes again, and the job's row says what is left to do.
-"""
+"""The supervisor of a worker: its life, from the first connection to the drain."""
 
 import asyncio
 import logging
-import random
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from uuid import UUID
+from collections.abc import Coroutine
+from typing import Any
 
-import psycopg
-
-from apps.broker.engine import Address, Delivery, Engine, Message, SessionId, Subscription, Unit
-from apps.broker.headers import decode_headers, encode_headers
-from apps.jobs.context import LINE_LIMIT, clean
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, Run, Start, Started
-from msgweb.errors import MsgwebError, Unavailable
-from workers import wire
+from apps.broker.engine import Engine
+from apps.jobs.upkeep import Upkeep
+from msgweb.errors import Unavailable
 from workers.control import Control
-from workers.ledger import Ended, Ledger
-from workers.limits import LogLimiter
-from workers.process import SlotDied, SlotProcess
+from workers.dispatch import Dispatch
+from workers.ledger import Ledger
+from workers.options import Options
+from workers.process import Forks
 
 log = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0, 60.0  # the pause before the second attempt, doubling with each failure up to the second figure
-DELAYED_LIMIT = 1000  # messages held while they wait to be retried; beyond, they are retried at once
-RESPAWN_SECONDS = 0.5, 15.0  # the pause before a slot that did not come up is started again, doubling
 ENGINE_RETRY_SECONDS = 2.0
 HAND_BACK_SECONDS = 10.0  # how long a worker that was told twice to stop tries to record what it hands back
-DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a worker serves, and how.
-
-    Attributes:
-        queues: names of queues.
-        namespaces: None for all that there are, those to come too.
-        slots: how many jobs at a time.
-        cancel_grace: seconds between asking a job to stop and ending its process.
-        slot_jobs: a slot's process is replaced after so many jobs.
-        slot_rss: and when it holds so many bytes after a job.
-        drain_limit: seconds after which a drain hands back what still runs; None: it waits.
-    """
-
-    queues: tuple[str, ...]
-    namespaces: tuple[str, ...] | None = None
-    slots: int = 2
-    cancel_grace: float = 10.0
-    slot_jobs: int = 1000
-    slot_rss: int = 512 * 1024 * 1024
-    drain_limit: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Claim:
-    """A message that this worker holds.
-
-    Attributes:
-        session: under which it is held.
-        lost: the session was fenced off: the message is somebody else's.
-        run: the attempt, once it has begun.
-        ending: why its slot is being killed, if by us: `cancelled`, `interrupted` or `lost`.
-    """
-
-    subscription: Subscription
-    delivery: Delivery
-    session: SessionId
-    job: UUID | None = None
-    run: Run | None = None
-    slot: SlotProcess | None = None
-    lost: bool = False
-    ending: str | None = None
-    limiter: LogLimiter = field(default_factory=LogLimiter)
-    grace: asyncio.TimerHandle | None = None
-    retry: asyncio.TimerHandle | None = None
-
-    def held(self) -> bool:
-        """Whether the message is still ours."""
-        return not self.lost
 
 
 class Supervisor:
     """One worker. `run` serves until `stop` was called and everything is at rest."""
 
-    def __init__(self, engine: Engine, conninfo: str, options: Options, pid: int) -> None:
+    def __init__(self, engine: Engine, conninfo: str, options: Options, pid: int, forks: Forks) -> None:
         self._engine = engine
         self._options = options
-        self._ledger = Ledger(conninfo, socket.gethostname(), pid, self._cancel)
-        self._control = Control(conninfo, self._running, self._cancel, self._namespaces)
-        self._subscriptions: dict[Address, Subscription] = {}
-        self._served: dict[Subscription, int] = {}  # when each was served last, for fairness
-        self._turn = 0
-        self._claims: dict[Subscription, set[Claim]] = {}
-        self._delayed: set[Claim] = set()
-        self._arrived: list[Claim] = []
-        self._dispatching = False
-        self._slots: set[SlotProcess] = set()
-        self._failed_starts = 0
+        self._ledger = Ledger(conninfo, socket.gethostname(), pid, lambda jobs: self._dispatch.cancel(jobs))
+        self._dispatch = Dispatch(engine, self._ledger, options, forks, self._spawn)
+        self._control = Control(conninfo, self._dispatch.running, self._dispatch.cancel, self._dispatch.serve)
+        self._upkeep = Upkeep(conninfo)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._stopping = False
         self._stop_asked = asyncio.Event()
         self._hand_back_asked = asyncio.Event()
-        self._listed = False  # whether the namespaces are known
-        self._ready = asyncio.Event()
         self._error: BaseException | None = None
 
     @property
     def ready(self) -> asyncio.Event:
         """Set when the first slot is up and the queues are subscribed to."""
-        return self._ready
+        return self._dispatch.ready
 
     def stop(self) -> None:
         """The first time: take no more jobs, and end when those here are done. The second: hand them back."""
         if self._stop_asked.is_set():
             self._hand_back_asked.set()
         self._stop_asked.set()
+
+    def pause(self, paused: bool) -> None:
+        """Take no more jobs until told otherwise; those here go on."""
+        if paused != self._dispatch.paused:
+            log.info("paused" if paused else "resumed")
+            self._dispatch.paused = paused
+            self._dispatch.flush_soon()
+
+    def resize(self, slots: int) -> None:
+        """Have so many slots."""
+        if slots != self._dispatch.roster.size:
+            log.info("%d slots instead of %d", slots, self._dispatch.roster.size)
+            self._dispatch.roster.resize(slots)
+            self._dispatch.flush_soon()
+
+    @property
+    def slots(self) -> int:
+        """How many there are to be."""
+        return self._dispatch.roster.size
+
+    def details(self) -> dict[str, Any]:
+        """What the console shows of this worker."""
+        return {
+            "slots": self.slots,
+            "threads": self._options.threads,
+            "paused": self._dispatch.paused,
+            "queues": self._dispatch.intake.names(),
+            "namespaces": list(self._options.namespaces) if self._options.namespaces is not None else None,
+        }
 
     async def run(self) -> None:
         """Serve.
@@ -132,14 +84,19 @@ class Supervisor:
         """
         if not await self._start_engine():
             return
-        for task in (self._ledger.start(), self._control.start()):
+        for task in (self._ledger.start(), self._control.start(), self._upkeep.start()):
             task.add_done_callback(self._failed)
-        for _ in range(self._options.slots):
-            self._spawn()
+        self._dispatch.roster.fill()
         await self._stop_asked.wait()
         await self._drain()
         if self._error is not None:
             raise self._error
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._failed)
 
     def _failed(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -167,24 +124,23 @@ class Supervisor:
         return False
 
     async def _drain(self) -> None:
-        self._stopping = True
-        self._grant()
-        for claim in list(self._delayed):
-            self._refuse(claim)
-        running = len(self._running())
+        self._dispatch.stopping = True
+        self._dispatch.flush()
+        running = len(self._dispatch.running())
         log.info("draining: %d job%s still at work", running, "" if running == 1 else "s")
         handing_back = asyncio.get_running_loop().create_task(self._hand_back(), name="hand back")
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+        await self._dispatch.quiet.wait()
         handing_back.cancel()
         await asyncio.wait([handing_back])
-        for slot in list(self._slots):
-            slot.stop()
-        await asyncio.gather(*(slot.wait() for slot in list(self._slots)))
+        await self._dispatch.roster.close()
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
         await self._control.close()
+        await self._upkeep.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")
+        self._dispatch.close()
         await self._engine.close()
         log.info("stopped")
 
@@ -194,330 +150,8 @@ class Supervisor:
                 await self._hand_back_asked.wait()
         except TimeoutError:
             self._hand_back_asked.set()
-        running = self._claims_running()
-        log.warning("handing %d job%s back", len(running), "" if len(running) == 1 else "s")
-        for claim in running:
-            self._end(claim, "interrupted")
+        count = self._dispatch.hand_back()
+        log.warning("handing %d job%s back", count, "" if count == 1 else "s")
         await asyncio.sleep(HAND_BACK_SECONDS)  # a limit, not a wait: the drain cancels this task when all is done
-        for task in list(self._tasks):
-            task.cancel()
-
-    # Messages and credit
-
-    def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
-        """`Consumer.deliver`: looked at together with what else arrives in this tick, so that no queue starves."""
-        session = self._engine.session
-        for delivery in deliveries:
-            claim = Claim(subscription, delivery, session)
-            self._claims[subscription].add(claim)
-            self._arrived.append(claim)
-        self._dispatch_soon()
-
-    def lost(self, subscription: Subscription) -> None:
-        """`Consumer.lost`: whoever holds the messages now does the jobs; what runs here is ended."""
-        for claim in self._claims.get(subscription, set()).copy():
-            log.warning("job %s is lost to another worker: this one was taken for dead", claim.job)
-            claim.lost = True
-            self._claims[subscription].discard(claim)
-            if claim.retry is not None:
-                claim.retry.cancel()
-                self._delayed.discard(claim)
-            self._end(claim, "lost")
-        self._dispatch_soon()
-
-    def _namespaces(self, names: list[str]) -> None:
-        if self._stopping:
-            return
-        if self._options.namespaces is not None:
-            missing = set(self._options.namespaces).difference(names)
-            if missing and not self._listed:
-                log.warning("no namespace %s yet: it is served once it is there", ", ".join(sorted(missing)))
-            names = [name for name in names if name in self._options.namespaces]
-        self._listed = True
-        wanted = {Address(namespace, "queue", queue) for namespace in names for queue in self._options.queues}
-        for address in wanted - self._subscriptions.keys():
-            subscription = self._engine.subscribe(address, self, 0)
-            self._subscriptions[address] = subscription
-            self._served[subscription] = 0
-            self._claims[subscription] = set()
-        for address in self._subscriptions.keys() - wanted:
-            if not self._claims[self._subscriptions[address]]:
-                subscription = self._subscriptions.pop(address)
-                self._engine.unsubscribe(subscription)
-                del self._served[subscription], self._claims[subscription]
-        self._grant()
-
-    def _free(self) -> list[SlotProcess]:
-        return [slot for slot in self._slots if slot.idle]
-
-    def _grant(self) -> None:
-        """Share the free slots out as credit.
-
-        Together the subscriptions may get more than there are slots, since any of them may be the one with work; what
-        arrives in excess goes back at once (`_dispatch`).
-        """
-        free = 0 if self._stopping else len(self._free()) - len(self._arrived)
-        share = -(-free // len(self._subscriptions)) if free > 0 and self._subscriptions else 0
-        for subscription in self._subscriptions.values():
-            credit = len(self._claims[subscription]) + share
-            if credit != subscription.credit:
-                self._engine.set_credit(subscription, credit)
-        if free > 0 and self._listed:
-            self._ready.set()
-
-    def _dispatch_soon(self) -> None:
-        if not self._dispatching:
-            self._dispatching = True
-            asyncio.get_running_loop().call_soon(self._dispatch)
-
-    def _dispatch(self) -> None:
-        self._dispatching = False
-        arrived, self._arrived = self._arrived, []
-        arrived.sort(key=lambda claim: self._served[claim.subscription])  # stable: in order within a queue
-        free = [] if self._stopping else self._free()
-        for claim in arrived:
-            if claim.lost:
-                continue
-            slot = free.pop() if free else None
-            if slot is None:
-                self._refuse(claim)
-                continue
-            self._turn += 1
-            self._served[claim.subscription] = self._turn
-            slot.idle = False
-            task = asyncio.get_running_loop().create_task(self._work(claim, slot), name=f"message {claim.delivery.id}")
-            self._tasks.add(task)
-            task.add_done_callback(self._worked)
-        self._grant()
-
-    def _worked(self, task: "asyncio.Task[None]") -> None:
-        self._tasks.discard(task)
-        self._failed(task)
-        self._dispatch_soon()
-
-    def _settle(self, claim: Claim, verb: str) -> None:
-        """Ack or nack the message of a claim, and forget the claim."""
-        self._claims.get(claim.subscription, set()).discard(claim)
-        if claim.lost:
-            return
-
-        def done(error: MsgwebError | None) -> None:
-            if error is not None:
-                log.debug("message %d of job %s: %s", claim.delivery.id, claim.job, error)
-
-        getattr(self._engine, verb)(claim.subscription, [claim.delivery.id], done)
-
-    def _accept(self, claim: Claim) -> None:
-        self._settle(claim, "ack")
-
-    def _refuse(self, claim: Claim) -> None:
-        if claim.retry is not None:
-            claim.retry.cancel()
-            self._delayed.discard(claim)
-        self._settle(claim, "nack")
-        self._dispatch_soon()
-
-    def _refuse_later(self, claim: Claim, failures: int) -> None:
-        """Hold a message until its job may be tried again; then let whoever is free have it."""
-        first, longest = RETRY_SECONDS
-        pause = min(longest, first * 2.0 ** max(0, failures - 1)) * random.uniform(0.8, 1.2)
-        if self._stopping or claim.lost or len(self._delayed) >= DELAYED_LIMIT:
-            self._refuse(claim)
-            return
-        self._delayed.add(claim)
-        claim.retry = asyncio.get_running_loop().call_later(pause, self._refuse, claim)
-
-    def _bury(self, claim: Claim, reason: str) -> None:
-        """Move a message that is no job to the queue's dead letters."""
-        address = claim.delivery.address
-        log.warning("a message in %s is no job (%s): it goes to %s%s", address, reason, DEAD_LETTERS, address.name)
-        headers = claim.delivery.headers + encode_headers({"dead-letter-reason": reason})
-        target = Address(address.namespace, "queue", DEAD_LETTERS + address.name)
-        message = Message(target, claim.delivery.body, headers, claim.delivery.persistent)
-        self._claims[claim.subscription].discard(claim)
-        self._engine.transact(Unit(sends=[message], acks=[(claim.subscription, [claim.delivery.id])]))
-
-    # Jobs
-
-    async def _work(self, claim: Claim, slot: SlotProcess) -> None:
-        """Drive one message to its end."""
-        try:
-            started = await self._begin(claim)
-            if started is None or not claim.held():
-                self._give_free(slot)
-                return
-            if not slot.alive:
-                finish = Finish(started.run, "interrupted", note="its process ended before it began")
-            elif self._hand_back_asked.is_set():
-                finish = Finish(started.run, "interrupted", note="handed back: the worker was stopped")
-            else:
-                finish = await self._do(claim, slot, started)
-            if claim.held():
-                self._conclude(claim, await self._ledger.finish(finish))
-        except psycopg.Error:
-            log.exception("job %s: its end cannot be recorded", claim.job)
-            self._refuse_later(claim, 1)
-        except asyncio.CancelledError:  # the second stop's limit is over: the lease will tell the others
-            log.error("job %s: its interruption could not be recorded", claim.job)
-        finally:
-            if claim.grace is not None:
-                claim.grace.cancel()
-
-    def _give_free(self, slot: SlotProcess) -> None:
-        slot.idle = slot.alive and slot in self._slots
-
-    async def _begin(self, claim: Claim) -> Started | None:
-        """Record the start. None: there is nothing to do, and the message is seen to."""
-        headers = decode_headers(claim.delivery.headers)
-        try:
-            claim.job = UUID(headers["job-id"])
-        except KeyError:
-            self._bury(claim, "no job-id")
-            return None
-        except ValueError:
-            self._bury(claim, "the job-id is no UUID")
-            return None
-        try:
-            answer = await self._ledger.begin(Start(claim.job, claim.delivery.deliveries, int(claim.session)))
-        except psycopg.Error:
-            log.exception("job %s cannot be begun", claim.job)
-            self._refuse_later(claim, 1)
-            return None
-        if isinstance(answer, Started):
-            claim.run = answer.run
-            return answer
-        if answer.reason == "missing":
-            self._bury(claim, "there is no such job")
-        elif answer.reason == "final":
-            self._accept(claim)
-        else:  # a later delivery of this message is at work: this one is not held any more
-            self._refuse(claim)
-        return None
-
-    async def _do(self, claim: Claim, slot: SlotProcess, started: Started) -> Finish:
-        run = started.run
-        claim.slot = slot
-        log.info("job %s: %s, attempt %d", run.job, started.task, run.attempt)
-        try:
-            job = wire.RunJob(str(run.job), run.attempt, started.namespace, started.task, started.arguments)
-            ended = await slot.run(job)
-        except SlotDied as death:
-            finish = self._died(claim, run, death)
-        else:
-            finish = Finish(
-                run,
-                ended.outcome,
-                result=None if ended.result is None else Json(ended.result),
-                error=ended.error,
-                again=ended.again,
-            )
-        if notice := claim.limiter.notice():
-            self._ledger.note(LogLine(run, datetime.now(UTC), "warning", notice))
-        claim.slot = None
-        return finish
-
-    def _died(self, claim: Claim, run: Run, death: SlotDied) -> Finish:
-        if claim.ending == "cancelled":
-            return Finish(run, "cancelled", note="it did not stop by itself: its process was ended")
-        if claim.ending == "interrupted":
-            return Finish(run, "interrupted", note="handed back: the worker was stopped")
-        return Finish(run, "failed", error={"code": "slot_died", "message": str(death), "traceback": ""})
-
-    def _conclude(self, claim: Claim, ended: Ended) -> None:
-        log.info("job %s: %s", claim.job, ended.state or "somebody else has it")
-        if ended.state == "waiting":
-            self._refuse_later(claim, ended.failures)
-        elif ended.state in (None, "ready"):
-            self._refuse(claim)
-        else:
-            self._accept(claim)
-
-    def _claims_running(self) -> list[Claim]:
-        return [claim for claims in self._claims.values() for claim in claims if claim.slot is not None]
-
-    def _running(self) -> list[UUID]:
-        return [claim.run.job for claim in self._claims_running() if claim.run is not None]
-
-    def _cancel(self, jobs: set[UUID]) -> None:
-        for claim in self._claims_running():
-            if claim.job in jobs and claim.slot is not None and claim.grace is None and claim.run is not None:
-                log.info("job %s: asked to cancel", claim.job)
-                claim.slot.cancel(str(claim.job), claim.run.attempt)
-                claim.grace = asyncio.get_running_loop().call_later(
-                    self._options.cancel_grace, self._end, claim, "cancelled"
-                )
-
-    def _end(self, claim: Claim, why: str) -> None:
-        if claim.slot is not None:
-            claim.ending = claim.ending or why
-            claim.slot.kill()
-
-    # Slots
-
-    def _spawn(self) -> None:
-        if self._stopping or self._stop_asked.is_set():
-            return
-        slot = SlotProcess(self)
-        self._slots.add(slot)
-        task = asyncio.get_running_loop().create_task(self._start_slot(slot), name="start of a slot")
-        self._tasks.add(task)
-        task.add_done_callback(self._worked)
-
-    async def _start_slot(self, slot: SlotProcess) -> None:
-        try:
-            await slot.start()
-        except OSError as error:
-            log.error("no process for a slot: %s", error)
-            self.slot_ended(slot)
-
-    def slot_idle(self, slot: SlotProcess) -> None:
-        """`process.Owner`: it is free; or has done enough, and gives way to a fresh one."""
-        self._failed_starts = 0
-        if slot.jobs and (slot.jobs >= self._options.slot_jobs or slot.rss >= self._options.slot_rss):
-            log.info("slot %d is replaced after %d jobs, with %d MiB", slot.pid, slot.jobs, slot.rss >> 20)
-            slot.stop()
-            return
-        self._dispatch_soon()
-
-    def slot_said(self, slot: SlotProcess, message: wire.Progress | wire.Log) -> None:
-        """`process.Owner`: progress or a line of the log."""
-        claim = self._claim_of(slot)
-        if claim is None or claim.run is None or claim.lost:
-            return
-        at = datetime.fromtimestamp(message.at, UTC)
-        if isinstance(message, wire.Log):
-            self._ledger.note(LogLine(claim.run, at, message.level, message.text))
-        else:
-            self._ledger.note(Mark(claim.run, at, message.done, message.total, message.text))
-
-    def slot_printed(self, slot: SlotProcess, line: str) -> None:
-        """`process.Owner`: raw output is the job's log too."""
-        claim = self._claim_of(slot)
-        if claim is None or claim.run is None:
-            log.warning("slot %d: %s", slot.pid, line)
-        elif claim.limiter.admit():
-            now = datetime.now(UTC)
-            if notice := claim.limiter.notice():
-                self._ledger.note(LogLine(claim.run, now, "warning", notice))
-            self._ledger.note(LogLine(claim.run, now, "info", clean(line, LINE_LIMIT)))
-
-    def slot_ended(self, slot: SlotProcess) -> None:
-        """`process.Owner`: another takes its place."""
-        self._slots.discard(slot)
-        if self._stopping or self._stop_asked.is_set():
-            return
-        if slot.ever_idle:
-            self._spawn()
-        else:
-            first, longest = RESPAWN_SECONDS
-            pause = min(longest, first * 2.0**self._failed_starts)
-            self._failed_starts += 1
-            log.error("slot %d did not come up; another is started in %g s", slot.pid, pause)
-            asyncio.get_running_loop().call_later(pause, self._spawn)
-        self._dispatch_soon()
-
-    def _claim_of(self, slot: SlotProcess) -> Claim | None:
-        for claim in self._claims_running():
-            if claim.slot is slot:
-                return claim
-        return None
+        log.error("the interruption of some jobs could not be recorded")  # the lease will tell the others
+        self._dispatch.quiet.set()

@@ -1,11 +1,13 @@
 """The messages between a supervisor and a slot: sans-I/O, bytes in, messages out.
 
-A frame is its length (4 bytes, big-endian) and a JSON object whose `kind` names the message.
+A frame is its length (4 bytes, big-endian) and a JSON array: the name of the message, then its fields in order. (As an
+object with names, made by `dataclasses.asdict`, it cost more than twice as much: 5.5 us instead of 2.5.)
 """
 
 import json
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any
 
 _LENGTH = struct.Struct(">I")
@@ -16,78 +18,119 @@ class WireError(Exception):
     """Bytes that are no frame of ours: the other side is broken, and is ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RunJob:
-    """To the slot: do this job. `arguments` is JSON."""
+    """To the slot: do this job, after those that it was given before. `arguments` is JSON.
+
+    Attributes:
+        failures: how often the job has failed.
+        worker: the session's id.
+    """
 
     job: str
     attempt: int
     namespace: str
     task: str
     arguments: str
+    failures: int = 0
+    worker: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CancelJob:
-    """To the slot: somebody wants this attempt cancelled."""
+    """To the slot: this attempt should stop: `cancelled`, or it took too long (`timeout`)."""
 
     job: str
     attempt: int
+    why: str = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Recall:
+    """To the slot: give back what it has not begun, but for these first jobs of its queue."""
+
+    keep: int = 0
+
+
+@dataclass(slots=True)
 class Stop:
-    """To the slot: end, there are no more jobs."""
+    """To the slot: end when there are no more jobs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Progress:
-    """From the slot: how far its job is. `at` is Unix time in seconds."""
+    """From the slot: how far a job is. `at` is Unix time in seconds."""
 
+    job: str
     at: float
     done: int
     total: int
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Log:
-    """From the slot: a line of its job's log. `at` is Unix time in seconds."""
+    """From the slot: a line of a job's log. `at` is Unix time in seconds."""
 
+    job: str
     at: float
     level: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ended:
-    """From the slot: its job has ended.
+    """From the slot: a job has ended.
 
     Attributes:
         outcome: succeeded, failed or cancelled.
+        seconds: how long it took.
         result: JSON, when it succeeded.
         error: {"code", "message", "traceback"}, when it failed.
         again: whether it makes sense to try a failed job again.
+        pause: seconds until then; None: as usual.
     """
 
+    job: str
     outcome: str
+    seconds: float = 0.0
     result: str | None = None
     error: dict[str, str] | None = None
     again: bool = True
+    pause: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """From the slot: it is free, after so many jobs. `rss` is its resident memory in bytes."""
+@dataclass(slots=True)
+class Returned:
+    """From the slot: the answer to `Recall`: these jobs were not begun, and will not be."""
 
-    jobs: int
+    jobs: list[str]
+
+
+@dataclass(slots=True)
+class Health:
+    """From the slot: how large it is, in bytes of resident memory. The first one says that it is there; then it comes
+    now and then."""
+
     rss: int
 
 
-Message = RunJob | CancelJob | Stop | Progress | Log | Ended | Idle
+Message = RunJob | CancelJob | Recall | Stop | Progress | Log | Ended | Returned | Health
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (RunJob, CancelJob, Stop, Progress, Log, Ended, Idle)
+    kind.__name__: kind for kind in (RunJob, CancelJob, Recall, Stop, Progress, Log, Ended, Returned, Health)
 }
+
+
+def _reader(kind: type[Message]) -> Any:
+    names = [field.name for field in fields(kind)]
+    if len(names) == 1:
+        only = attrgetter(names[0])
+        return lambda message: (only(message),)
+    return attrgetter(*names) if names else lambda _message: ()
+
+
+_FIELDS = {kind: (name, _reader(kind)) for name, kind in _KINDS.items()}
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
 def encode(message: Message) -> bytes:
@@ -96,7 +139,8 @@ def encode(message: Message) -> bytes:
     Raises:
         WireError: it is over 64 MiB.
     """
-    data = json.dumps({"kind": type(message).__name__, **asdict(message)}).encode()
+    name, read = _FIELDS[type(message)]
+    data = _encode((name, *read(message))).encode("utf-8", "surrogatepass")
     if len(data) > FRAME_LIMIT:
         raise WireError(f"a frame has at most {FRAME_LIMIT} bytes, not {len(data)}")
     return _LENGTH.pack(len(data)) + data
@@ -132,7 +176,7 @@ class Decoder:
 
 def _decode(data: bytes) -> Message:
     try:
-        fields: dict[str, Any] = json.loads(data)
-        return _KINDS[fields.pop("kind")](**fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name, *values = json.loads(data.decode("utf-8", "surrogatepass"))
+        return _KINDS[name](*values)
+    except (ValueError, KeyError, TypeError) as error:
         raise WireError(f"{data[:100]!r} is no message") from error

@@ -90,7 +90,68 @@ class SubmitSerializer(serializers.Serializer[Any]):
     )
     correlation_id = serializers.CharField(required=False, allow_null=True)
     wants_progress = serializers.BooleanField(default=False, help_text="Send progress to `reply_to` too.")
-    priority = serializers.IntegerField(**PRIORITY)
+    priority = serializers.IntegerField(
+        min_value=0, max_value=9, required=False, allow_null=True, help_text="0 to 9; the task's own when left out."
+    )
+    delay = serializers.FloatField(
+        required=False, allow_null=True, min_value=0, help_text="Seconds before which it does not begin."
+    )
+    run_at = serializers.DateTimeField(required=False, allow_null=True, help_text="The moment, instead of a delay.")
+    expires = serializers.FloatField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        help_text="Seconds after which it is given up if not begun.",
+    )
+    after = serializers.ListField(
+        child=serializers.UUIDField(), required=False, max_length=100, help_text="Jobs that must have succeeded before."
+    )
+    result_as = serializers.CharField(
+        required=False, allow_null=True, help_text="The argument that is given the result of the job before."
+    )
+    hold = serializers.BooleanField(default=False, help_text="It does not begin until it is released.")
+
+
+class EditSerializer(serializers.Serializer[Any]):
+    """What is changed of a job that waits; what is left out stays."""
+
+    arguments = serializers.DictField(required=False)
+    priority = serializers.IntegerField(min_value=0, max_value=9, required=False)
+    queue = serializers.CharField(required=False)
+    run_at = serializers.DateTimeField(required=False)
+
+
+class RerunSerializer(serializers.Serializer[Any]):
+    """How a job is run again, as another."""
+
+    arguments = serializers.DictField(required=False, help_text="Instead of its own.")
+
+
+class BulkSerializer(serializers.Serializer[Any]):
+    """What to do, and with which jobs: every condition that is given must fit, and there must be one."""
+
+    action = serializers.ChoiceField(choices=["cancel", "retry", "hold", "release", "rerun"])
+    ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=1000)
+    state = serializers.ChoiceField(choices=Job.State.values, required=False)
+    task = serializers.CharField(required=False)
+    queue = serializers.CharField(required=False)
+    namespace = serializers.CharField(required=False)
+    batch = serializers.UUIDField(required=False)
+    error = serializers.CharField(required=False, help_text="The code of the latest error.")
+    held = serializers.BooleanField(required=False, allow_null=True, default=None)
+    before = serializers.DateTimeField(required=False, help_text="Asked for before.")
+    after = serializers.DateTimeField(required=False, help_text="Asked for at or after.")
+    limit = serializers.IntegerField(min_value=1, max_value=1000, default=1000)
+    beyond = serializers.UUIDField(required=False, help_text="`next` of the answer before.")
+
+
+class BulkDoneSerializer(serializers.Serializer[Any]):
+    """What became of them."""
+
+    done = serializers.IntegerField()
+    refused = serializers.IntegerField(help_text="Those that could not, as they are.")
+    reasons = serializers.ListField(child=serializers.CharField(), help_text="Why, of the first ten of those.")
+    next = serializers.UUIDField(allow_null=True, help_text="Ask again with `beyond` this; null: these were all.")
 
 
 class ProgressSerializer(serializers.ModelSerializer[Progress]):
@@ -141,6 +202,10 @@ class JobSerializer(serializers.ModelSerializer[Job]):
             "started_at",
             "finished_at",
             "cancel_requested_at",
+            "run_at",
+            "expires_at",
+            "held_at",
+            "batch",
             "url",
             "log_url",
             "status_url",
@@ -176,6 +241,17 @@ def progress_of(job: Job) -> Progress | None:
         return job.progress
     except Progress.DoesNotExist:
         return None
+
+
+class BatchSerializer(serializers.Serializer[Any]):
+    """How far a batch is."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField(allow_blank=True)
+    total = serializers.IntegerField()
+    done = serializers.IntegerField(help_text="How many jobs have ended, however they did.")
+    percent = serializers.IntegerField()
+    states = serializers.DictField(child=serializers.IntegerField(), help_text="How many are in each state.")
 
 
 class LineSerializer(serializers.Serializer[Any]):

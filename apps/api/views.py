@@ -293,6 +293,8 @@ class Jobs(Endpoint):
         self.need(Verb.SEND, given["namespace"], f"task/{given['task']}")
         self.need_reply_to(given["namespace"], given.get("reply_to"))
         job_id: uuid.UUID | None = given.get("id")
+        for other in given.get("after", ()):
+            self.job(other)  # its result may be handed on: it must be one that the asker may see
         # The id of a job in a namespace that this key does not open is taken, but its job is not shown.
         known = job_id is not None and Job.objects.filter(id=job_id).exists()
         job = submit(
@@ -304,7 +306,12 @@ class Jobs(Endpoint):
             correlation_id=given.get("correlation_id"),
             wants_progress=given["wants_progress"],
             requested_by=name_of(asker),
-            priority=given["priority"],
+            hold=given["hold"],
+            **{
+                name: given[name]
+                for name in ("priority", "delay", "run_at", "expires", "after", "result_as")
+                if given.get(name) is not None
+            },
         )
         data = forms.JobSerializer(self.job(job.id)).data
         return Response(data, status=200 if known else 201, headers={"Location": data["url"]})

@@ -314,6 +314,10 @@ class Engine(Protocol):
         """The consumer refuses the messages: a failed delivery. Back to their place, to be delivered again, as the
         queue's settings or the refusal say."""
 
+    def release(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
+        """The consumer gives messages back that it did nothing with: to their place, for whoever has credit. No failed
+        delivery."""
+
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all. The unit belongs to the engine from now on."""
 

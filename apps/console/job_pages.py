@@ -6,23 +6,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from django.contrib import messages
-from django.contrib.auth.decorators import login_required, permission_required
+from django.contrib.auth.decorators import login_required
 from django.db.models import Max, QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict, StreamingHttpResponse
-from django.shortcuts import redirect, render
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
+from django.shortcuts import render
 from django.urls import reverse
 from django.utils.dateparse import parse_datetime
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_POST, require_safe
+from django.views.decorators.http import require_safe
 
 from apps.accounts.models import Namespace
+from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
-from apps.jobs import control, registry
+from apps.jobs import registry
 from apps.jobs.links import job_of_token, status_url
 from apps.jobs.models import Attempt, Event, Job, Progress
-from msgweb.errors import MsgwebError, NotFound
+from msgweb.errors import NotFound
 
 PAGE_ROWS = 50
 #: Lines of a log that a page begins with; the whole log is a download.
@@ -103,6 +103,9 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "older": chosen.query(before=_key(page_rows[-1])) if more else "",
         "newest": chosen.query() if before else "",
         "here": chosen.query(before=before),
+        "may_change": request.user.has_perm("jobs.change_job"),
+        "all_here": chosen.query(),
+        "bulk": bulk_actions(chosen.state),
         "tasks": _names(chosen.task, [task.name for task in registry.all_tasks()]),
         "namespaces": _names(chosen.namespace, list(Namespace.objects.values_list("name", flat=True))),
     }
@@ -136,7 +139,7 @@ def _older(rows: "QuerySet[Job]", before: str) -> "QuerySet[Job]":
 def job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
     """A job, live: what the page begins with, and a stream that tells the rest."""
     context = _job_context(job_id)
-    context["may_cancel"] = request.user.has_perm("jobs.change_job")
+    context["may_change"] = request.user.has_perm("jobs.change_job")
     if request.headers.get("HX-Request"):
         return render(request, "console/_job_details.html", context)
     share = status_url(job_id)
@@ -163,6 +166,9 @@ def _job_context(job_id: uuid.UUID) -> dict[str, Any]:
         "newest": newest,
         "stream": "" if shown.is_final else f"{stream_path('job', str(job_id))}?after={newest}",
         "interrupted": Attempt.Outcome.INTERRUPTED,
+        "actions": actions_of(shown),
+        "steps": list(shown.steps.order_by("id")[:200]),
+        "before": list(shown.waits_for.values_list("after", flat=True)[:20]),
     }
 
 
@@ -197,23 +203,6 @@ async def _log_text(job_id: uuid.UUID) -> AsyncIterator[bytes]:
             f"{event.data.get('text', '')}\n"
             for event in batch
         ).encode()
-
-
-@require_POST
-@login_required
-@permission_required("jobs.change_job", raise_exception=True)
-def cancel(request: HttpRequest, job_id: uuid.UUID) -> HttpResponseRedirect:
-    """Cancel a job, or ask it to stop."""
-    try:
-        cancelled = control.cancel(job_id, by=request.user.get_username())
-    except NotFound as error:
-        raise Http404(error.message) from error
-    except MsgwebError as error:
-        messages.error(request, f"Not cancelled: {error.message}.")
-    else:
-        if not cancelled.is_final:
-            messages.warning(request, "The job was asked to stop.")
-    return redirect("console:job", job_id)
 
 
 @never_cache

@@ -1,9 +1,10 @@
 """The clone of a brand: a long job that may be killed at any point and ends with the same result.
 
-The work is cut into steps (`STEPS`), a step into chunks. A chunk is one transaction: it locks the run, checks that this
-attempt is still the job's newest, copies some rows or files, and writes down how far it came (`CloneRun.step`,
-`cursor`, counters). So a worker that dies loses at most the chunk it was in, the next attempt goes on behind the last
-one that was committed, and an attempt that was taken for dead but lives is refused at its next chunk.
+The work is cut into steps (`STEPS`), which the job keeps (`context.step`), and a step into chunks. A chunk is one
+transaction: it locks the run, checks that this attempt is still the job's newest, copies some rows or files, and writes
+down how far it came (`CloneRun.step`, `cursor`, counters). So a worker that dies loses at most the chunk it was in, the
+next attempt goes on behind the last one that was committed, and an attempt that was taken for dead but lives is refused
+at its next chunk.
 
 Rows are mapped from source to clone by `source_id`, unique in a brand. Files are whole or not there (see `media`); a
 file that was copied in a chunk which never committed is copied again, to the same name and with the same bytes.
@@ -17,9 +18,9 @@ Lock order: the run, then the brand's rows. Nobody else writes to a brand that i
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
@@ -40,6 +41,7 @@ DONE = "done"
 CANCELLED = "cancelled"
 
 Report = dict[str, Any]
+R = TypeVar("R")
 
 
 class Context(Protocol):
@@ -53,6 +55,12 @@ class Context(Protocol):
     def log(self, text: object, level: str = "info") -> None: ...
 
     def checkpoint(self) -> None: ...
+
+    def step(self, name: str, work: Callable[..., R], *args: Any) -> R: ...
+
+    def forget_steps(self) -> None: ...
+
+    def shield(self) -> AbstractContextManager[None]: ...
 
 
 class Chunk(NamedTuple):
@@ -133,9 +141,8 @@ class Clone:
             return dict(run.report)
         try:
             self._tell_start(run)
-            while run.step != DONE:
-                self._context.checkpoint()
-                run = self._advance(STEPS[run.step])
+            for step in STEPS.values():
+                self._context.step(step.name, self._finish, step)
         except JobCancelled:
             self._undo()
             raise
@@ -144,12 +151,14 @@ class Clone:
         except Exception:
             self._mark_failed()
             raise
-        self._context.progress(run.total, run.total, f"{self._target.name} is ready")
+        run.refresh_from_db()
         report: Report = dict(run.report or {})
-        self._context.log(
-            f"{self._target.name} is ready: {sum(report['rows'].values()):,} rows and {report['files']:,} files "
-            f"in {report['seconds']:.1f} s of work"
-        )
+        with self._context.shield():  # the brand is there: too late to cancel
+            self._context.progress(run.total, run.total, f"{self._target.name} is ready")
+            self._context.log(
+                f"{self._target.name} is ready: {sum(report['rows'].values()):,} rows and {report['files']:,} files "
+                f"in {report['seconds']:.1f} s of work"
+            )
         return report
 
     # Beginning
@@ -172,6 +181,7 @@ class Clone:
             self._available = counts(source)
             if run.target_id is None:
                 self._target = self._make_target()
+                self._context.forget_steps()
                 run.target = self._target
                 run.step, run.cursor, run.done, run.report, run.finished_at = first, 0, 0, None, None
                 run.counters = {"rows": {}, "here": 0, "bytes": 0, "links": 0, "names": 0, "colours": 0, "nowhere": 0}
@@ -234,6 +244,14 @@ class Clone:
             run.seconds += now - self._mark
             run.save()
         self._mark = now
+
+    def _finish(self, step: Step) -> int:
+        """Do what is left of a step; how many rows it has. Nothing is left if an attempt died right behind its end."""
+        run = CloneRun.objects.get(job_id=self._context.job_id)
+        while run.step == step.name:
+            self._context.checkpoint()
+            run = self._advance(step)
+        return self._available[step.table]
 
     def _advance(self, step: Step) -> CloneRun:
         """Do one chunk of a step and say so."""

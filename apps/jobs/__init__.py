@@ -14,7 +14,20 @@ transaction. What lives here may be imported by every app; it imports `apps.brok
     job = clone_brand.enqueue(namespace="firebrand.development", brand=1, name="Copy")
 """
 
-from apps.jobs.context import JobCancelled, JobContext
+from apps.jobs.context import JobCancelled, JobContext, JobTimeout, current_job
+from apps.jobs.options import Backoff, Concurrency, Rate, Unique
 from apps.jobs.registry import Task, external_task, task
 
-__all__ = ["JobCancelled", "JobContext", "Task", "external_task", "task"]
+__all__ = [
+    "Backoff",
+    "Concurrency",
+    "JobCancelled",
+    "JobContext",
+    "JobTimeout",
+    "Rate",
+    "Task",
+    "Unique",
+    "current_job",
+    "external_task",
+    "task",
+]

@@ -58,12 +58,14 @@ def finish(job: Job, outcome: str, *, result: Any = None, error: dict[str, str] 
         "errors": [to_json(error) if error else None],
         "again": [False],
         "notes": [text or None],
+        "pauses": [None],
     }
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(query("finish"), parameters)
         job.refresh_from_db()
         if job.reply_to:
             send_reply(job)
+        cursor.execute(query("follow"), {"ids": [job.id]})
         cursor.execute(query("notify"), {"channel": EVENTS, "ids": [job.id]})
 
 

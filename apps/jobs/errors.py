@@ -2,12 +2,19 @@
 
 MsgwebError
 ├── BadTask             a @task declaration that cannot be (at import)
+├── WorkFailed          stands for a failure without an exception of Python's
+├── WorkerDied          stands for an attempt whose process ended
+├── JobExpired          stands for a job that was not begun in time
 ├── NotFound
 │   ├── UnknownTask
+│   ├── UnknownBatch
+│   ├── UnknownSchedule
 │   └── UnknownJob
 └── Conflict
     ├── JobExists       the job's id is taken by another request
-    └── JobIsFinal      it has ended; nothing can be done with it any more
+    ├── JobIsFinal      it has ended; nothing can be done with it any more
+    ├── WrongState      what is asked for cannot be done with it as it is
+    └── Superseded      the attempt that wants to write is not the job's any more
 """
 
 from msgweb.errors import Conflict, MsgwebError, NotFound
@@ -31,6 +38,18 @@ class UnknownJob(NotFound):
     code = "unknown_job"
 
 
+class UnknownBatch(NotFound):
+    """There is no such batch, or not for this asker."""
+
+    code = "unknown_batch"
+
+
+class UnknownSchedule(NotFound):
+    """There is no schedule of that name."""
+
+    code = "unknown_schedule"
+
+
 class JobExists(Conflict):
     """The job's id is taken by a request for something else."""
 
@@ -41,3 +60,33 @@ class JobIsFinal(Conflict):
     """The job has ended; nothing can be done with it any more."""
 
     code = "job_is_final"
+
+
+class WrongState(Conflict):
+    """What is asked for cannot be done with the job as it is."""
+
+    code = "wrong_state"
+
+
+class Superseded(Conflict):
+    """The attempt that wants to write is not the job's any more."""
+
+    code = "attempt_superseded"
+
+
+class WorkFailed(MsgwebError):
+    """Stands for a failure without an exception of Python's, such as one of a worker in PHP."""
+
+    code = "task_failed"
+
+
+class WorkerDied(MsgwebError):
+    """Stands for an attempt whose process ended in the midst of it."""
+
+    code = "worker_died"
+
+
+class JobExpired(MsgwebError):
+    """Stands for a job that was not begun in time."""
+
+    code = "expired"

@@ -6,6 +6,7 @@ batches and in SQL.
 
 import uuid
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 
@@ -24,6 +25,18 @@ class Job(models.Model):
         worker: the session of the worker that runs it now.
         requested_by: who asked, for people: a user, an access key's login.
         error: {"code", "message", "traceback"}; of the latest failed attempt while the job waits for the next one.
+        ticket: which of its messages counts: whoever comes with an older one finds nothing to do. A job that is
+            retried, released or edited gets a new message, with the next number.
+        run_at: not before that, while it is scheduled or waiting.
+        expires_at: given up if it was not begun by then.
+        timeout: seconds that an attempt may take.
+        on_death: what follows when a worker dies with it: `apps.jobs.options.ON_WORKER_DEATH`.
+        unique_key: what jobs that are the same have in common; empty: it may be asked for at any time.
+        limits: {"key", "limit"} and {"rate_key", "count", "per"}, and "reserved" once its moment was reserved.
+        blocked_on: the key whose limit it waits for.
+        held_at: somebody held it back: it does not begin.
+        chain_argument: which of its arguments is the result of the job that it follows.
+        after_any: it follows others whatever became of them.
     """
 
     class State(models.TextChoices):
@@ -60,6 +73,26 @@ class Job(models.Model):
     finished_at = models.DateTimeField(null=True, blank=True)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     worker = models.BigIntegerField(null=True, blank=True)
+    ticket = models.IntegerField(default=0, db_default=0)
+    run_at = models.DateTimeField(null=True, blank=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    timeout = models.FloatField(null=True, blank=True)
+    on_death = models.CharField(max_length=6, default="resume", db_default="resume")
+    unique_key = models.CharField(max_length=64, blank=True, default="", db_default="")
+    limits = models.JSONField(null=True, blank=True)
+    blocked_on = models.CharField(max_length=400, null=True, blank=True)  # noqa: DJ001  null: not blocked
+    held_at = models.DateTimeField(null=True, blank=True)
+    chain_argument = models.CharField(max_length=100, blank=True, default="", db_default="")
+    after_any = models.BooleanField(default=False, db_default=False)
+    batch = models.ForeignKey(
+        "Batch",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="jobs",
+        db_constraint=False,
+        db_index=False,
+    )
 
     class Meta:
         ordering = ["-created_at", "-id"]
@@ -68,6 +101,19 @@ class Job(models.Model):
             models.Index(fields=["state", "-created_at"], name="job_state"),
             models.Index(fields=["namespace", "-created_at"], name="job_namespace"),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
+            models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
+            models.Index(
+                fields=["expires_at"],
+                name="job_expiring",
+                condition=models.Q(expires_at__isnull=False, state__in=["scheduled", "ready", "waiting"]),
+            ),
+            models.Index(fields=["unique_key"], name="job_unique", condition=~models.Q(unique_key="")),
+            models.Index(
+                fields=["blocked_on", "-priority", "created_at"],
+                name="job_blocked",
+                condition=models.Q(blocked_on__isnull=False),
+            ),
+            models.Index(fields=["batch", "state"], name="job_batch", condition=models.Q(batch__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -77,6 +123,128 @@ class Job(models.Model):
     def is_final(self) -> bool:
         """Whether it has ended: succeeded, failed, cancelled or expired."""
         return self.state in self.FINAL
+
+
+class Batch(models.Model):
+    """Jobs that belong together, and are followed as a whole.
+
+    Attributes:
+        total: how many there are.
+        finished_at: when the last of them had ended.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    namespace = models.CharField(max_length=127)
+    name = models.CharField(max_length=200, blank=True, default="")
+    total = models.IntegerField()
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "batches"
+        ordering = ["-created_at"]
+        indexes = [
+            models.Index(fields=["created_at"], name="batch_open", condition=models.Q(finished_at__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return self.name or str(self.id)
+
+
+class Dependency(models.Model):
+    """A job waits for another, or for a batch. Gone when that has ended as it should."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="waits_for", db_constraint=False)
+    after = models.UUIDField(db_index=True)
+
+    class Meta:
+        verbose_name_plural = "dependencies"
+        constraints = [models.UniqueConstraint(fields=["job", "after"], name="dependency_once")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} after {self.after}"
+
+
+class Schedule(models.Model):
+    """Jobs at times: see `apps.jobs.schedules`.
+
+    Attributes:
+        every: seconds from time to time; or `cron` is given, in the time zone `zone`.
+        misfire: what becomes of times that nobody was there for.
+        grace: seconds that a time may be late before it counts as missed.
+        last_at: the time that was run last; `last_job`, `last_outcome`: what came of it.
+    """
+
+    class Source(models.TextChoices):
+        SETTINGS = "settings"
+        CONSOLE = "console"
+
+    name = models.CharField(max_length=200, unique=True)
+    source = models.CharField(max_length=8, choices=Source, default=Source.CONSOLE)
+    namespace = models.CharField(max_length=127)
+    task = models.CharField(max_length=200)
+    arguments = models.JSONField(default=dict, blank=True)
+    queue = models.CharField(max_length=255, blank=True, default="")
+    priority = models.SmallIntegerField(null=True, blank=True)
+    cron = models.CharField(max_length=255, blank=True, default="")
+    every = models.FloatField(null=True, blank=True)
+    zone = models.CharField(max_length=64, default="UTC")
+    misfire = models.CharField(max_length=4, default="once")
+    grace = models.FloatField(default=60.0)
+    paused = models.BooleanField(default=False)
+    next_at = models.DateTimeField()
+    last_at = models.DateTimeField(null=True, blank=True)
+    last_job = models.UUIDField(null=True, blank=True)
+    last_outcome = models.CharField(max_length=500, blank=True, default="")
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+
+    class Meta:
+        ordering = ["name"]
+        indexes = [models.Index(fields=["next_at"], name="schedule_due", condition=models.Q(paused=False))]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Permit(models.Model):
+    """One of the places of a concurrency limit, and the job that has it. Made when they are first needed."""
+
+    key = models.CharField(max_length=400)
+    number = models.IntegerField()
+    job = models.UUIDField(null=True, blank=True, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["key", "number"], name="permit_number")]
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.number}"
+
+
+class Pace(models.Model):
+    """The moments that jobs of a rate limit had or reserved, the latest `count`, oldest first (Unix time)."""
+
+    key = models.CharField(max_length=400, primary_key=True)
+    moments = ArrayField(models.FloatField(), default=list)
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Step(models.Model):
+    """A part of a job that is done, with its result: a later attempt does not do it again."""
+
+    job = models.ForeignKey(Job, on_delete=models.CASCADE, related_name="steps", db_constraint=False, db_index=False)
+    name = models.CharField(max_length=200)
+    attempt = models.IntegerField()
+    result = models.JSONField(null=True, blank=True)
+    finished_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [models.UniqueConstraint(fields=["job", "name"], name="step_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.job_id}"
 
 
 class Progress(models.Model):

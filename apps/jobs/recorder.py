@@ -18,12 +18,12 @@ from psycopg import AsyncConnection
 
 from apps.jobs import replies
 from apps.jobs.channels import EVENTS
-from apps.jobs.queries import query
+from apps.jobs.pipelined import Pipelined, Row, Step
 
 Json = NewType("Json", str)  # a text that `registry.to_json` made
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
-STARTABLE_STATES = frozenset({"ready", "waiting", "running"})
+STARTABLE_STATES = frozenset({"scheduled", "ready", "waiting", "running"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,13 @@ class Start:
     Attributes:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
+        ticket: the message's: of a job that was given a new message since, the old one is void.
     """
 
     job: UUID
     delivery: int
     worker: int
+    ticket: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +77,10 @@ class Finish:
     """The end of an attempt.
 
     Attributes:
-        outcome: succeeded, failed, cancelled or interrupted.
+        outcome: succeeded, failed, cancelled or interrupted; expired for a job that never began.
         again: whether a failure may be retried, while the job has attempts left.
         note: why, for the state event.
+        pause: seconds until then.
     """
 
     run: Run
@@ -86,6 +89,7 @@ class Finish:
     error: Mapping[str, str] | None = None
     again: bool = True
     note: str | None = None
+    pause: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +103,19 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The answer to a `Start` that was taken."""
+    """The answer to a `Start` that was taken.
+
+    Attributes:
+        failures: how often the job has failed before.
+        timeout: seconds that the attempt may take.
+    """
 
     run: Run
     task: str
     namespace: str
     arguments: str
+    failures: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +123,8 @@ class NotStarted:
     """The answer to a `Start` that was refused.
 
     Attributes:
-        reason: `final` (the message is of no more use), `missing` (there is no such job), `stale` (a later delivery
-            of the message is at work).
+        reason: `final` (the message is of no more use: the job has ended, or gets another one), `missing` (there is no
+            such job), `stale` (a later delivery of the message is at work).
     """
 
     reason: str
@@ -140,12 +151,16 @@ class Written:
 
 
 class Recorder:
-    """Writes batches on a connection of its own, which is in autocommit mode."""
+    """Writes batches on a connection of its own, which is in autocommit mode. `close` before that is closed."""
 
-    def __init__(self, connection: AsyncConnection[tuple[Any, ...]], host: str, pid: int) -> None:
-        self._connection = connection
+    def __init__(self, connection: AsyncConnection[Row], host: str, pid: int) -> None:
+        self._statements = Pipelined(connection)
         self._host = host
         self._pid = pid
+
+    def close(self) -> None:
+        """The connection is about to be closed."""
+        self._statements.close()
 
     async def write(self, batch: Batch) -> Written:
         """Write a batch as one transaction.
@@ -155,18 +170,25 @@ class Recorder:
                 again is right: a finish that took effect is refused the second time, a note is written twice.
             psycopg.DatabaseError: something in the batch cannot be kept; nothing of it was.
         """
-        async with self._connection.transaction():
+        try:
             return await self._write(batch)
+        except psycopg.OperationalError:
+            raise
+        except psycopg.DatabaseError:
+            await self._statements.run([("rollback", {})])
+            raise
 
     async def _write(self, batch: Batch) -> Written:
+        """Two round trips, mostly: what is compared, and all that follows from it."""
         written = Written()
         runs = {item.run for item in (*batch.notes, *batch.finishes)}
         ids = {start.job for start in batch.starts} | {run.job for run in runs}
         if not ids:
             return written
-        rows = {row[0]: row for row in await self._all("lock", ids=list(ids))}
+        _, locked = await self._statements.run([("begin", {}), ("lock", {"ids": list(ids)})])
+        rows = {row[0]: row for row in locked}
         if len(rows) < len(ids):
-            peeked = {row[0]: row for row in await self._all("peek", ids=[i for i in ids if i not in rows])}
+            peeked = {row[0]: row for row in await self._rows("peek", ids=[i for i in ids if i not in rows])}
         else:
             peeked = {}
 
@@ -184,23 +206,43 @@ class Recorder:
                 known = row[2:4] if row is not None else other[1:3] if other is not None else (None, None)
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
-        changed = await self._start(batch.starts, rows, peeked, written)
+        taken, over = self._admissible(batch.starts, rows, peeked, written)
+        blocked = await self._admit(taken, rows, written)
         notes = [note for note in batch.notes if note.run in admitted]
-        changed |= await self._note(notes, rows)
-        changed |= await self._finish([item for item in batch.finishes if item.run in admitted], written)
-        if changed:
-            await self._run("notify", channel=EVENTS, ids=list(changed))
+        marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
+        finishes = [item for item in batch.finishes if item.run in admitted]
+        ends = [(item.run.job, item) for item in finishes]
+        ends += [(job, Finish(Run(job, 0, 0), outcome)) for job, outcome in over.items()]
+        changed = {*taken, *blocked, *(note.run.job for note in notes), *(job for job, _ in ends)}
+        told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
+        asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
+        workers = {start.worker for start in taken.values()}
+        steps = [self._starting(list(taken.values()), worker) for worker in workers]
+        steps += _noting(notes, marks)
+        if ends:
+            steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
+        results = await self._statements.run(steps if asked else [*steps, *told])
+        for worker, begun in zip(workers, results, strict=False):
+            for job, attempt, *what in begun:
+                written.starts[job] = Started(Run(job, attempt, worker), *what)
+        outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
+        for item in finishes:
+            written.finishes[item.run] = outcomes[item.run.job][1:3]
+        if asked:
+            await self._tell_askers(marks, rows, outcomes)
+            await self._statements.run(told)
         return written
 
-    async def _start(
+    def _admissible(
         self,
         starts: Sequence[Start],
-        rows: Mapping[UUID, tuple[Any, ...]],
-        peeked: Mapping[UUID, tuple[Any, ...]],
+        rows: Mapping[UUID, Row],
+        peeked: Mapping[UUID, Row],
         written: Written,
-    ) -> set[UUID]:
+    ) -> tuple[dict[UUID, Start], dict[UUID, str]]:
+        """Which of them may begin, limits apart, and how the jobs end that end instead; the others are answered."""
         taken: dict[UUID, Start] = {}
-        cancelled: list[UUID] = []
+        over: dict[UUID, str] = {}
         for start in starts:
             row = rows.get(start.job)
             if row is None:
@@ -208,96 +250,76 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
-            elif row[2] in FINAL_STATES:
+            elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
                 written.starts[start.job] = NotStarted("stale")
             elif row[6] is not None:  # its worker died before it could cancel
-                cancelled.append(start.job)
-                written.starts[start.job] = NotStarted("final")
+                over[start.job] = "cancelled"
+            elif row[9]:
+                over[start.job] = "expired"
+            elif row[2] == "running" and row[11] == "fail":  # so did its worker, and that ends it
+                over[start.job] = "interrupted"
             else:
                 taken[start.job] = start
-        if cancelled:
-            await self._end([(job, Finish(Run(job, 0, 0), "cancelled")) for job in cancelled])
-        for worker in {start.worker for start in taken.values()}:
-            mine = [start for start in taken.values() if start.worker == worker]
-            begun = await self._all(
-                "start",
-                ids=[start.job for start in mine],
-                deliveries=[start.delivery for start in mine],
-                worker=worker,
-                host=self._host,
-                pid=self._pid,
-            )
-            for job, attempt, task, namespace, arguments in begun:
-                written.starts[job] = Started(Run(job, attempt, worker), task, namespace, arguments)
-        return set(taken) | set(cancelled)
+        written.starts.update(dict.fromkeys(over, NotStarted("final")))
+        return taken, over
 
-    async def _note(self, notes: Sequence[LogLine | Mark], rows: Mapping[UUID, tuple[Any, ...]]) -> set[UUID]:
-        if not notes:
-            return set()
-        latest = {note.run: note for note in notes if isinstance(note, Mark)}
-        kept = [note for note in notes if isinstance(note, LogLine) or latest[note.run] is note]
-        await self._run(
-            "append_events",
-            ids=[note.run.job for note in kept],
-            ats=[note.at for note in kept],
-            kinds=["log" if isinstance(note, LogLine) else "progress" for note in kept],
-            data=[json.dumps(_data(note), ensure_ascii=False) for note in kept],
-        )
-        marks = list(latest.values())
-        if marks:
-            await self._run(
-                "set_progress",
-                ids=[mark.run.job for mark in marks],
-                ats=[mark.at for mark in marks],
-                dones=[mark.done for mark in marks],
-                totals=[mark.total for mark in marks],
-                texts=[mark.text for mark in marks],
-            )
+    async def _admit(self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], written: Written) -> set[UUID]:
+        """Take out those whose limits do not let them begin now. Returns those that were put aside."""
+        limited = [job for job in taken if rows[job][10]]
+        blocked = set()
+        for job, verdict in await self._rows("admit", ids=limited) if limited else ():
+            if verdict == "go":
+                continue
+            del taken[job]
+            if verdict == "blocked":
+                blocked.add(job)
+                written.starts[job] = NotStarted("final")
+            else:
+                written.put_off.add(job)
+        return blocked
+
+    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
+        mine = [start for start in taken if start.worker == worker]
+        return "start", {
+            "ids": [start.job for start in mine],
+            "deliveries": [start.delivery for start in mine],
+            "worker": worker,
+            "host": self._host,
+            "pid": self._pid,
+        }
+
+    async def _tell_askers(
+        self,
+        marks: Sequence[Mark],
+        rows: Mapping[UUID, Row],
+        outcomes: Mapping[UUID, Row],
+    ) -> None:
+        """Send the replies of jobs that are final now, and progress to those who want it."""
         for mark in marks:
             job, namespace, *_, reply_to, correlation_id, wants_progress = rows[mark.run.job]
             if reply_to and wants_progress:
                 body = json.dumps(_data(mark), ensure_ascii=False)
                 await self._reply(job, namespace, reply_to, correlation_id, "progress", body, persistent=False)
-        return {note.run.job for note in kept}
-
-    async def _finish(self, finishes: Sequence[Finish], written: Written) -> set[UUID]:
-        if not finishes:
-            return set()
-        ended = await self._end([(item.run.job, item) for item in finishes])
-        for item in finishes:
-            written.finishes[item.run] = ended[item.run.job]
-        return set(ended)
-
-    async def _end(self, finishes: Sequence[tuple[UUID, Finish]]) -> dict[UUID, tuple[str, int]]:
-        """End jobs whose rows are locked, and send the replies of those that are final now."""
-        rows = await self._all(
-            "finish",
-            ids=[job for job, _ in finishes],
-            outcomes=[item.outcome for _, item in finishes],
-            results=[item.result for _, item in finishes],
-            errors=[json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
-            again=[item.again for _, item in finishes],
-            notes=[item.note for _, item in finishes],
-        )
-        ended = {}
-        for job, state, failures, namespace, reply_to, correlation_id, result, error in rows:
-            ended[job] = (state, failures)
+        for job, state, _, namespace, reply_to, correlation_id, result, error in outcomes.values():
             if reply_to and state in FINAL_STATES:
                 event, body = replies.outcome(state, result, json.loads(error) if error else None)
                 await self._reply(job, namespace, reply_to, correlation_id, event, body, persistent=True)
-        return ended
 
     async def _reply(
         self, job: UUID, namespace: str, reply_to: str, correlation_id: str, event: str, body: str, *, persistent: bool
     ) -> None:
         headers = json.dumps(replies.reply_headers(job, correlation_id, event), ensure_ascii=False)
-        try:
-            async with self._connection.transaction():  # a savepoint: the result matters more than its reply
-                await self._run(
-                    "send", namespace=namespace, destination=reply_to, body=body, headers=headers, persistent=persistent
-                )
+        reply = {
+            "namespace": namespace,
+            "destination": reply_to,
+            "body": body,
+            "headers": headers,
+            "persistent": persistent,
+        }
+        try:  # a savepoint: the result matters more than its reply
+            await self._statements.run([("savepoint", {}), ("send", reply), ("release", {})])
         except psycopg.OperationalError:
             raise
         except psycopg.DatabaseError as error:
@@ -305,23 +327,49 @@ class Recorder:
                 "level": "error",
                 "text": f"the reply to {reply_to} could not be sent: {error.diag.message_primary}",
             }
-            data = json.dumps(line, ensure_ascii=False)
-            await self._run("append_events", ids=[job], ats=[datetime.now(UTC)], kinds=["log"], data=[data])
+            data = [json.dumps(line, ensure_ascii=False)]
+            event_row = {"ids": [job], "ats": [datetime.now(UTC)], "kinds": ["log"], "data": data}
+            await self._statements.run([("undo", {}), ("append_events", event_row)])
 
-    async def cancel_requests(self, jobs: Sequence[UUID]) -> set[UUID]:
-        """Which of these jobs somebody asked to cancel."""
-        return {row[0] for row in await self._all("cancel_requests", ids=list(jobs))}
+    async def _rows(self, name: str, **parameters: Any) -> list[Row]:
+        return (await self._statements.run([(name, parameters)]))[0]
 
-    async def namespaces(self) -> list[str]:
-        """The names of all namespaces."""
-        return [row[0] for row in await self._all("namespaces")]
 
-    async def _all(self, name: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        cursor = await self._run(name, **parameters)
-        return await cursor.fetchall()
+def _noting(notes: Sequence[LogLine | Mark], marks: Sequence[Mark]) -> list[Step]:
+    """Record lines, and of the marks the latest of each run."""
+    latest = set(map(id, marks))
+    kept = [note for note in notes if isinstance(note, LogLine) or id(note) in latest]
+    steps: list[Step] = []
+    if kept:
+        events = {
+            "ids": [note.run.job for note in kept],
+            "ats": [note.at for note in kept],
+            "kinds": ["log" if isinstance(note, LogLine) else "progress" for note in kept],
+            "data": [json.dumps(_data(note), ensure_ascii=False) for note in kept],
+        }
+        steps.append(("append_events", events))
+    if marks:
+        progress = {
+            "ids": [mark.run.job for mark in marks],
+            "ats": [mark.at for mark in marks],
+            "dones": [mark.done for mark in marks],
+            "totals": [mark.total for mark in marks],
+            "texts": [mark.text for mark in marks],
+        }
+        steps.append(("set_progress", progress))
+    return steps
 
-    async def _run(self, name: str, **parameters: Any) -> psycopg.AsyncCursor[tuple[Any, ...]]:
-        return await self._connection.execute(query(name), parameters)
+
+def _ending(finishes: Sequence[tuple[UUID, Finish]]) -> Step:
+    return "finish", {
+        "ids": [job for job, _ in finishes],
+        "outcomes": [item.outcome for _, item in finishes],
+        "results": [item.result for _, item in finishes],
+        "errors": [json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],
+        "again": [item.again for _, item in finishes],
+        "notes": [item.note for _, item in finishes],
+        "pauses": [item.pause for _, item in finishes],
+    }
 
 
 def _data(note: LogLine | Mark) -> dict[str, Any]:

@@ -8,21 +8,23 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from apps.broker.engine import parse_address
 from apps.jobs.errors import BadTask, UnknownTask
+from apps.jobs.options import DEFAULT_QUEUE as DEFAULT_QUEUE
+from apps.jobs.options import BadOption, Options
 from msgweb.errors import BadArguments, BadDestination, LimitExceeded
 
 if TYPE_CHECKING:
+    from apps.jobs.asking import Ask
     from apps.jobs.context import JobContext
     from apps.jobs.models import Job
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_QUEUE = "default"
 NAME_PATTERN = re.compile(r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*$")
 NAME_LIMIT = 200
 ARGUMENTS_LIMIT = 1024 * 1024  # bytes of a job's arguments as JSON
@@ -43,31 +45,47 @@ class Task(Generic[P, R]):
     Attributes:
         function: None for work that is done outside: by any STOMP consumer of the queue.
         queue: the queue, in the job's namespace, that its messages wait in.
-        max_attempts: how often it may fail of its own before the job has failed.
     """
 
     name: str
     queue: str
-    max_attempts: int
+    options: Options
     parameters: tuple[Parameter, ...]
     where: str
     function: "Callable[Concatenate[JobContext, P], R] | None"
+
+    @property
+    def max_attempts(self) -> int:
+        """How often it may fail of its own before the job has failed."""
+        return self.options.max_attempts
 
     def __call__(self, context: "JobContext", *args: P.args, **kwargs: P.kwargs) -> R:
         if self.function is None:
             raise BadTask(f"task {self.name} is done outside: it has no function to call")
         return self.function(context, *args, **kwargs)
 
-    def enqueue(self, *, namespace: str, **arguments: Any) -> "Job":
+    def enqueue(self, *, namespace: str, ask: "Ask | None" = None, **arguments: Any) -> "Job":
         """Ask for it, in the caller's own transaction.
+
+        Args:
+            ask: how, if not as usual: a delay, a priority, after which other jobs, ...
 
         Raises:
             BadArguments: an argument is missing, unknown or no JSON value.
             NotFound: there is no such namespace.
         """
-        from apps.jobs.submit import submit
+        from apps.jobs.asking import Ask
+        from apps.jobs.submit import ask_for
 
-        return submit(namespace, self.name, arguments)
+        return ask_for(self, namespace, arguments, ask or Ask())
+
+    def completed(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments that a person or a setting gave, as the task's jobs have them."""
+        return dict(arguments)
+
+    def named(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The arguments by the names that the options' keys speak of."""
+        return arguments
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Whether the task can be asked for with these arguments.
@@ -137,42 +155,91 @@ def find(name: str) -> Task[..., Any]:
         raise UnknownTask(f"there is no task {name!r}") from None
 
 
+def load(name: str) -> Task[..., Any]:
+    """The task of a job that was asked for: `find`, or a Django Task by its path.
+
+    Raises:
+        UnknownTask: this installation has none.
+    """
+    if name not in _tasks:
+        from apps.jobs import django_tasks
+
+        return django_tasks.load(name)
+    return _tasks[name]
+
+
+def pause_after(name: str, failures: int) -> float | None:
+    """Seconds before the next attempt of a job whose process ended; None: nothing is known of its task."""
+    try:
+        return load(name).options.pause(failures)
+    except UnknownTask:
+        return None
+
+
 def all_tasks() -> list[Task[..., Any]]:
     """Every task, by name."""
     return [_tasks[name] for name in sorted(_tasks)]
 
 
 def queues() -> list[str]:
-    """The queues of all tasks that have a function, by name: what a worker serves unless told otherwise."""
-    return sorted({known.queue for known in _tasks.values() if known.function is not None})
+    """The queues of all tasks with a function, and of Django's Tasks: what a worker serves unless told otherwise."""
+    from apps.jobs import django_tasks
+
+    return sorted({known.queue for known in _tasks.values() if known.function is not None} | django_tasks.queues())
 
 
 def task(
-    *, name: str, queue: str = DEFAULT_QUEUE, max_attempts: int = 1
+    *, name: str, queue: str = DEFAULT_QUEUE, **options: Any
 ) -> "Callable[[Callable[Concatenate[JobContext, P], R]], Task[P, R]]":
     """Declare a function as a task: `def fn(context, *, keyword, arguments) -> JSON value`.
 
     Args:
         name: unique in the installation, such as `firebrand.clone_brand`; what STOMP and REST clients ask for.
         queue: the queue, in the namespace of each job, that it waits in.
-        max_attempts: how often it may fail of its own before the job has failed, at least 1.
+        options: see `apps.jobs.options.Options`: max_attempts, backoff, retry_on, give_up_on, timeout, unique,
+            concurrency, rate, priority, expires, on_worker_death.
 
     Raises:
         BadTask: at import, if the declaration cannot be.
     """
 
     def declare(function: "Callable[Concatenate[JobContext, P], R]") -> Task[P, R]:
-        code = inspect.unwrap(function).__code__
-        where = f"{code.co_filename}:{code.co_firstlineno}"
-        declared: Task[P, R] = Task(name, queue, max_attempts, _parameters(function, where), where, function)
+        where = place_of(function)
+        declared: Task[P, R] = Task(
+            name, queue, make_options(where, name, options), _parameters(function, where), where, function
+        )
         _register(declared)
         return declared
 
     return declare
 
 
+def place_of(function: Callable[..., Any]) -> str:
+    """File and line of a function."""
+    code = inspect.unwrap(function).__code__
+    return f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def make_options(where: str, name: str, given: Mapping[str, Any]) -> Options:
+    """The options of a task that is declared there.
+
+    Raises:
+        BadTask: there is no such option, or its value cannot be.
+    """
+    try:
+        return Options(**given)
+    except BadOption as error:
+        raise BadTask(f"{where}: an option of task {name!r} cannot be: {error}") from None
+    except TypeError:
+        unknown = sorted(set(given) - {known.name for known in fields(Options)})
+        raise BadTask(
+            f"{where}: task {name!r} is given {', '.join(unknown)}; the options are "
+            + ", ".join(known.name for known in fields(Options))
+        ) from None
+
+
 def external_task(
-    *, name: str, queue: str, required: tuple[str, ...] = (), optional: tuple[str, ...] = (), max_attempts: int = 1
+    *, name: str, queue: str, required: tuple[str, ...] = (), optional: tuple[str, ...] = (), **options: Any
 ) -> Task[..., Any]:
     """Declare work that any STOMP consumer of the queue does, in whatever language.
 
@@ -186,7 +253,7 @@ def external_task(
     parameters = [Parameter(argument, True) for argument in required]
     parameters += [Parameter(argument, False) for argument in optional]
     where = f"{caller.filename}:{caller.lineno}"
-    declared: Task[..., Any] = Task(name, queue, max_attempts, tuple(parameters), where, None)
+    declared: Task[..., Any] = Task(name, queue, make_options(where, name, options), tuple(parameters), where, None)
     _register(declared)
     return declared
 
@@ -203,15 +270,14 @@ def _register(declared: Task[..., Any]) -> None:
             raise BadDestination(f"give the bare name of a queue, not {declared.queue!r}")
     except BadDestination as error:
         raise BadTask(f"{where}: the queue of task {declared.name!r} cannot be: {error}") from error
-    limit: object = declared.max_attempts
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise BadTask(f"{where}: max_attempts of task {declared.name!r} must be a whole number from 1, not {limit!r}")
+    try:
+        declared.options.check_names({parameter.name for parameter in declared.parameters})
+    except BadOption as error:
+        raise BadTask(f"{where}: an option of task {declared.name!r} cannot be: {error}") from None
     _tasks[declared.name] = declared
 
 
 def _parameters(function: Callable[..., Any], where: str) -> tuple[Parameter, ...]:
-    if inspect.iscoroutinefunction(function):
-        raise BadTask(f"{where}: a task is a plain function, not a coroutine function")
     given = list(inspect.signature(function).parameters.values())
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY
     if not given or given[0].kind not in positional:

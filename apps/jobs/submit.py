@@ -1,130 +1,134 @@
-"""Ask for a job: its row, its first event and its message, in the caller's own transaction."""
+"""Ask for a job: its row, its first event and its message, by one statement in the caller's own transaction."""
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
-from django.db import IntegrityError, transaction
+from django.db import connection, transaction
 
 from apps.broker import outbox
+from apps.broker.sqlstates import translated
 from apps.jobs import registry, replies
-from apps.jobs.ending import locked, note, send_reply
+from apps.jobs.asking import Ask, encoded, request_of
+from apps.jobs.ending import locked, send_reply
 from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
-from apps.jobs.models import Event, Job
-from msgweb.errors import BadRequest
+from apps.jobs.models import Job
+from apps.jobs.queries import query
 
-CORRELATION_LIMIT = 255
+#: Called with the id of each job that was made: see `apps.jobs.testing.inline`.
+after_enqueue: Callable[[uuid.UUID], None] | None = None
 
 
 def submit(
-    namespace: str,
-    task_name: str,
-    arguments: Mapping[str, Any],
-    *,
-    job_id: uuid.UUID | None = None,
-    reply_to: str | None = None,
-    correlation_id: str | None = None,
-    wants_progress: bool = False,
-    requested_by: str = "",
-    priority: int = 4,
+    namespace: str, task_name: str, arguments: Mapping[str, Any], ask: Ask | None = None, /, **given: Any
 ) -> Job:
     """Ask for a job. Nobody sees it before COMMIT.
 
     Args:
         namespace: whose queue it waits in, such as `firebrand.development`.
-        job_id: the asker's own id: to ask twice with it is to ask once.
-        reply_to: where the one reply goes when the job has ended: `/queue/x`, `/topic/x`, `/reply-queue/x`.
-        correlation_id: comes back with each reply.
-        wants_progress: tell `reply_to` of the acceptance and of progress too.
-        requested_by: who asks, for people.
-        priority: 0 to 9, higher first.
+        ask, given: how: an `Ask`, or its attributes.
 
     Returns:
-        The new job, or the one that was asked for before with this `job_id`. Its reply then goes to the new `reply_to`,
-        at once if it has ended: an asker that lost its connection, and its reply queue with it, asks again.
+        The new job; or one that is in its way, if the task's are unique; or the one that was asked for before with this
+        `job_id`. Its reply then goes to the new `reply_to`, at once if it has ended: an asker that lost its connection,
+        and its reply queue with it, asks again.
 
     Raises:
         UnknownTask: no task has that name.
         BadArguments: the arguments do not fit the task.
-        LimitExceeded: the arguments take more than 1 MiB.
+        LimitExceeded: the arguments take more than 1 MiB; or the queue is full.
         BadDestination: a reply cannot go to `reply_to`.
         BadMessage: the priority is not 0 to 9.
+        BadRequest: something else of it cannot be.
         JobExists: `job_id` is taken by another request.
-        NotFound: there is no such namespace.
+        NotFound: there is no such namespace, or nothing to follow.
     """
-    task = registry.find(task_name)
-    task.check(arguments)
-    if reply_to:
-        replies.check_reply_to(reply_to)
-    if correlation_id and (len(correlation_id) > CORRELATION_LIMIT or "\0" in correlation_id):
-        raise BadRequest(f"a correlation-id has at most {CORRELATION_LIMIT} characters, and no NUL")
-    job = Job(
-        id=job_id or uuid.uuid4(),
-        namespace=namespace,
-        task=task.name,
-        queue=task.queue,
-        arguments=dict(arguments),
-        priority=priority,
-        max_attempts=task.max_attempts,
-        reply_to=reply_to or "",
-        correlation_id=correlation_id or "",
-        wants_progress=wants_progress,
-        requested_by=requested_by[:200].replace("\0", ""),
-    )
-    try:
-        with transaction.atomic():
-            job.save(force_insert=True)
-            _announce(job)
-    except IntegrityError:
-        existing = Job.objects.filter(id=job.id).first()
-        if existing is None:
-            raise
-        return _asked_again(existing, job)
+    return ask_for(registry.find(task_name), namespace, arguments, ask or Ask(**given))
+
+
+def ask_for(task: registry.Task[..., Any], namespace: str, arguments: Mapping[str, Any], ask: Ask) -> Job:
+    """The same, of a task at hand."""
+    request = request_of(task, namespace, arguments, ask)
+    job_id, outcome, created = enqueue_row(encoded(request))
+    if outcome == "duplicate":
+        return Job.objects.get(id=job_id)
+    if outcome == "known":
+        return _asked_again(Job.objects.get(id=job_id), request, ask)
+    if ask.after or ask.hold:
+        return Job.objects.get(id=job_id)
+    job = _as_it_is(request, job_id, created, ask)
+    if job.reply_to and job.wants_progress:
+        _accept(job)
     return job
 
 
-def _announce(job: Job) -> None:
-    note(job, Event.Kind.STATE, {"state": job.state, "attempt": 0})
-    outbox.send(
-        job.namespace,
-        f"/queue/{job.queue}",
-        registry.to_json(job.arguments),
-        headers={"job-id": str(job.id), "task": job.task, "reply-to": f"/job/{job.id}"},
-        content_type=replies.JSON_TYPE,
-        priority=job.priority,
+def enqueue_row(request: str) -> tuple[Any, ...]:
+    """Ask the database: the job's id, what became of the request (`new`, `known`, `duplicate`), and its time."""
+    # What is refused must leave the caller's transaction usable.
+    savepoint = transaction.atomic() if connection.in_atomic_block else nullcontext()
+    with translated(), savepoint, connection.cursor() as cursor:
+        cursor.execute(query("enqueue"), {"request": request})
+        row: tuple[Any, ...] = cursor.fetchone()
+    if after_enqueue is not None and row[1] == "new":
+        after_enqueue(row[0])
+    return row
+
+
+def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask) -> Job:
+    """The row that was just made, without asking for it."""
+    later = (ask.run_at is not None and ask.run_at > created) or bool(ask.delay)
+    job = Job(
+        id=job_id,
+        state=Job.State.SCHEDULED if later else Job.State.READY,
+        created_at=created,
+        run_at=ask.run_at,
+        reply_to=ask.reply_to or "",
+        correlation_id=ask.correlation_id or "",
+        wants_progress=ask.wants_progress,
+        requested_by=request.get("requested_by", ""),
+        timeout=request.get("timeout"),
+        on_death=request.get("on_death", "resume"),
+        limits=request.get("limits"),
+        batch_id=ask.batch,
+        **{name: request[name] for name in ("namespace", "task", "queue", "arguments", "priority", "max_attempts")},
     )
-    _accept(job)
+    job._state.adding = False
+    job._state.db = connection.alias
+    if after_enqueue is not None or ask.delay or "expires" in request or "unique_key" in request:
+        job.refresh_from_db()
+    return job
 
 
 def _accept(job: Job) -> None:
-    """Tell the asker, if it wants to know, that the job is there."""
-    if job.reply_to and job.wants_progress:
-        outbox.send(
-            job.namespace,
-            job.reply_to,
-            json.dumps({"job": str(job.id), "status_url": status_url(job.id)}),
-            headers=replies.reply_headers(job.id, job.correlation_id, "accepted"),
-            persistent=False,
-        )
+    """Tell the asker, who wants to know, that the job is there."""
+    outbox.send(
+        job.namespace,
+        job.reply_to,
+        json.dumps({"job": str(job.id), "status_url": status_url(job.id)}),
+        headers=replies.reply_headers(job.id, job.correlation_id, "accepted"),
+        persistent=False,
+    )
 
 
-def _asked_again(existing: Job, asked: Job) -> Job:
+def _asked_again(existing: Job, request: Mapping[str, Any], ask: Ask) -> Job:
     """The job that was asked for before. An asker with a new reply queue, after it lost its connection, gets the reply
     there; at once, if the job has ended."""
-    same = existing.namespace == asked.namespace and existing.task == asked.task
+    same = existing.namespace == request["namespace"] and existing.task == request["task"]
     # Compared as JSON: a tuple was kept as a list.
-    if not same or existing.arguments != json.loads(registry.to_json(asked.arguments)):
-        raise JobExists(f"job {asked.id} exists already and was asked for with another task or other arguments")
-    if not asked.reply_to or asked.reply_to == existing.reply_to:
+    if not same or existing.arguments != json.loads(registry.to_json(request["arguments"])):
+        raise JobExists(f"job {existing.id} exists already and was asked for with another task or other arguments")
+    if not ask.reply_to or ask.reply_to == existing.reply_to:
         return existing
     with transaction.atomic():
-        job = locked(asked.id)
-        job.reply_to, job.correlation_id = asked.reply_to, asked.correlation_id
-        job.wants_progress = asked.wants_progress
+        job = locked(existing.id)
+        job.reply_to, job.correlation_id = ask.reply_to, ask.correlation_id or ""
+        job.wants_progress = ask.wants_progress
         job.save(update_fields=["reply_to", "correlation_id", "wants_progress"])
-        _accept(job)
+        if job.wants_progress:
+            _accept(job)
         if job.is_final:
             send_reply(job)
     return job

@@ -143,6 +143,25 @@ def test_a_nacked_message_comes_back_in_its_own_place_and_says_so(play):
     play(scenario)
 
 
+def test_a_released_message_goes_in_its_own_place_to_whoever_has_credit(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        first, second = Recorder(engine), Recorder(other)
+        subscription = engine.subscribe(queue, first, credit=3)
+        await send(engine, queue, b"a", b"b", b"c")
+        await first.count(3)
+        engine.set_credit(subscription, 1)
+        engine.release(subscription, first.ids[1:])
+        other.subscribe(queue, second, credit=10)
+        await second.count(2)
+        assert second.bodies == [b"b", b"c"]
+        assert list(subscription.held) == first.ids[:1]
+        with pytest.raises(NotFound):
+            await done(lambda callback: engine.release(subscription, first.ids[1:], callback))
+
+    play(scenario)
+
+
 def test_unsubscribe_releases_what_was_held(play):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine, other = await open_engine(), await open_engine()

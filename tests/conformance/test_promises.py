@@ -349,6 +349,22 @@ def test_a_queue_may_drop_from_its_head(play, configure):
 # -- failure
 
 
+def test_what_is_released_counts_as_no_failure(play, configure):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        await asyncio.to_thread(configure, queue, max_deliveries=1)
+        await send(engine, queue, b"patient")
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, credit=1)
+        for count in range(1, 4):
+            await consumer.count(count)
+            assert consumer.deliveries[-1].deliveries == count
+            engine.release(subscription, consumer.ids[-1:])
+        await consumer.count(4)
+
+    play(scenario)
+
+
 def test_max_deliveries_and_back_off_then_the_dead_letters_say_why(play, configure):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()

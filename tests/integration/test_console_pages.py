@@ -248,7 +248,7 @@ def test_a_job_is_cancelled_by_post_alone(admin: Client, job: Job) -> None:
 def test_to_cancel_what_has_ended_says_so(admin: Client, job: Job) -> None:
     finish(run(job), "succeeded", result=None)
     page = admin.post(f"/jobs/{job.id}/cancel/", follow=True).content.decode()
-    assert "Not cancelled" in page
+    assert "Not done" in page
 
 
 def test_to_cancel_what_is_not_there_is_not_found(admin: Client) -> None:
@@ -388,3 +388,42 @@ def test_no_page_has_scripts_or_styles_of_its_own(admin: Client, path: str) -> N
     assert not re.search(r"<script(?![^>]*\bsrc=)(?![^>]*application/json)", page)
     assert "<style" not in page
     assert not re.search(r"\son\w+=", page)
+
+
+def test_a_job_is_held_released_tried_again_and_run_again_from_its_page(admin: Client, job: Job) -> None:
+    def press(action: str, **form: str) -> str:
+        page = text(admin, f"/jobs/{job.id}/")
+        assert f'action="/jobs/{job.id}/{action}/"' in page
+        return admin.post(f"/jobs/{job.id}/{action}/", form, follow=True).content.decode()
+
+    assert "The job is held back." in press("hold")
+    assert "held" in text(admin, "/jobs/")
+    press("release")
+    press("cancel")
+    assert "The job is tried again." in press("retry")
+    press("cancel")
+    assert "as a new job" in press("rerun", arguments='{"a": 77}')
+    assert Job.objects.exclude(id=job.id).get().arguments == {"a": 77}
+    assert "no JSON" in press("rerun", arguments="{")
+    assert "JSON object" in press("rerun", arguments="[]")
+    assert admin.post(f"/jobs/{job.id}/explode/").status_code == 404
+
+
+def test_all_jobs_of_a_list_are_acted_on(admin: Client, job: Job) -> None:
+    page = text(admin, "/jobs/?state=ready")
+    assert 'action="/jobs/do/?state=ready"' in page
+    assert "Hold all of these" in page
+    response = admin.post("/jobs/do/?state=ready", {"action": "hold", "state": "ready"}, follow=True)
+    assert "Done with" in response.content.decode()
+    job.refresh_from_db()
+    assert job.held_at is not None
+    assert "choose a state" in admin.post("/jobs/do/", {"action": "hold"}, follow=True).content.decode()
+
+
+def test_who_may_only_look_acts_on_none(job: Job) -> None:
+    client = Client()
+    client.force_login(get_user_model().objects.create_user("only-looks"))
+    page = text(client, "/jobs/?state=ready")
+    assert "/jobs/do/" not in page
+    assert client.post("/jobs/do/", {"action": "hold", "state": "ready"}).status_code == 403
+    assert client.post(f"/jobs/{job.id}/hold/").status_code == 403

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -40,7 +41,7 @@ from apps.firebrand.requests import CloneRequest
 from apps.firebrand.seeding import seed_brand
 from apps.firebrand.tasks import clone_brand
 from apps.jobs import JobCancelled, JobContext
-from apps.jobs.models import Job
+from apps.jobs.models import Job, Step
 from msgweb.database import conninfo_of
 from msgweb.home import REPOSITORY
 
@@ -89,13 +90,13 @@ def context_of(job: uuid.UUID, attempt: int = 1, witness: Any = None) -> JobCont
     return JobContext(job, attempt, "firebrand.development", witness or Witness())
 
 
-def killing(after: int) -> Callable[[str], None]:
-    """A hook that kills at the word number `after`, from 0."""
+def killing(after: int, of: tuple[str, ...] = ("progress", "log", "checkpoint")) -> Callable[[str], None]:
+    """A hook that kills at the word number `after`, from 0, of such words."""
     heard = 0
 
     def hook(what: str) -> None:
         nonlocal heard
-        heard += 1
+        heard += what in of
         if heard > after:
             raise Killed
 
@@ -266,8 +267,8 @@ def test_killed_after_each_single_word_it_ends_with_the_same_result(source: Bran
     while True:
         attempts += 1
         try:
-            # The first words of an attempt tell of its start; killed at the sixth, it has done a chunk at the most.
-            report = cloning.clone_brand(context_of(job, attempts, Witness(killing(after=5))), REQUEST)
+            # The first two of an attempt tell of its start; killed at the fourth, it has done a chunk or two.
+            report = cloning.clone_brand(context_of(job, attempts, Witness(killing(3, ("progress", "log")))), REQUEST)
         except Killed:
             run = CloneRun.objects.get(job_id=job)
             assert cloned().state == ("cloning" if run.report is None else "active")
@@ -648,3 +649,89 @@ def test_kill_9_again_and_again_gives_one_whole_brand(media_root: Path) -> None:
     assert cloned().state == "active"
     assert canonical(cloned()) == expected(source)
     assert Brand.objects.count() == 2
+
+
+FORKING = """
+import json, os, signal, sys, time, uuid
+import django
+django.setup()
+from django.conf import settings
+from django.db import connections
+settings.MEDIA_ROOT = sys.argv[1]
+from apps.firebrand.tasks import clone_brand
+from apps.jobs import JobContext
+from apps.jobs.steps import KeptSteps
+
+class Transport:
+    cancelled = False
+    def progress(self, done, total, text): pass
+    def log(self, level, text): pass
+
+def attempt(job, number, arguments):
+    context = JobContext(job, number, "firebrand.development", Transport(), KeptSteps(job, number))
+    clone_brand(context, **arguments)
+    os._exit(0)
+
+for line in sys.stdin:
+    job, number, arguments, seconds = json.loads(line)
+    connections.close_all()
+    child = os.fork()
+    if child == 0:
+        attempt(uuid.UUID(job), number, arguments)
+    began = time.monotonic()
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    print(json.dumps([os.waitstatus_to_exitcode(status), time.monotonic() - began]), flush=True)
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.slow
+@committed
+def test_killed_at_twenty_random_moments_it_ends_each_time_with_the_same_brand(media_root: Path) -> None:
+    source = seed(120)
+    environment = {**os.environ, "DATABASE_URL": conninfo_of(settings.DATABASES["default"])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKING, str(media_root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        cwd=REPOSITORY,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def run(job: Job, number: int, seconds: float | None) -> tuple[int, float]:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        Job.objects.filter(id=job.id).update(state="running", attempt=number)
+        process.stdin.write((json.dumps([str(job.id), number, ASKED, seconds]) + "\n").encode())
+        process.stdin.flush()
+        code, took = json.loads(process.stdout.readline())
+        return int(code), float(took)
+
+    def job() -> Job:
+        return Job.objects.create(namespace="firebrand.development", task="firebrand.clone_brand", queue="firebrand")
+
+    with process, process.stdin, process.stdout:
+        first = job()
+        code, whole = run(first, 1, None)
+        assert code == 0
+        want = expected(source)
+        assert canonical(cloned()) == want
+        assert set(Step.objects.filter(job=first).values_list("name", flat=True)) == set(cloning.STEPS)
+        gone_on = 0
+        for _ in range(20):
+            remove_clone()
+            again = job()
+            code, _ = run(again, 1, random.uniform(0, whole))
+            assert code in (0, -signal.SIGKILL)
+            kept = set(Step.objects.filter(job=again).values_list("name", flat=True))
+            assert run(again, 2, None)[0] == 0
+            assert canonical(cloned()) == want
+            assert set(Step.objects.filter(job=again, attempt=1).values_list("name", flat=True)) == kept
+            gone_on += bool(kept)
+        assert gone_on > 3
+        assert Brand.objects.count() == 2

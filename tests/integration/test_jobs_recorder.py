@@ -1,11 +1,9 @@
 """What workers record: the fence, the states that follow, the replies."""
 
-import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,7 +20,6 @@ from apps.jobs.recorder import (
     LogLine,
     Mark,
     NotStarted,
-    Recorder,
     Run,
     Start,
     Started,
@@ -30,43 +27,11 @@ from apps.jobs.recorder import (
 )
 from apps.jobs.submit import submit
 from tests import sample_tasks
+from tests.recording import Worker
 
-T = TypeVar("T")
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-class Worker:
-    """Writes batches as the worker of a session would."""
-
-    def __init__(self, conninfo: str, session: int) -> None:
-        self._conninfo = conninfo
-        self.session = session
-
-    def write(self, batch: Batch) -> Written:
-        return self._with_recorder(lambda recorder: recorder.write(batch))
-
-    def start(self, job: Job, delivery: int = 1) -> Started | NotStarted:
-        return self.write(Batch(starts=[Start(job.id, delivery, self.session)])).starts[job.id]
-
-    def run(self, job: Job, delivery: int = 1) -> Run:
-        started = self.start(job, delivery)
-        assert isinstance(started, Started)
-        return started.run
-
-    def finish(self, run: Run, outcome: str, **details: Any) -> str | None:
-        written = self.write(Batch(finishes=[Finish(run, outcome, **details)]))
-        if run in written.refused:
-            return None
-        return written.finishes[run][0]
-
-    def _with_recorder(self, call: Callable[[Recorder], Awaitable[T]]) -> T:
-        async def main() -> T:
-            async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as connection:
-                return await call(Recorder(connection, "a-host", 42))
-
-        return asyncio.run(main())
 
 
 @pytest.fixture
@@ -165,7 +130,8 @@ def test_a_failure_is_retried_until_the_attempts_are_used_up(job: Job, worker: W
     job.refresh_from_db()
     assert (job.state, job.failures, job.error, job.finished_at) == ("waiting", 1, ERROR, None)
     assert answers(job) == []
-    assert other.finish(other.run(job, 2), "failed", error=ERROR) == "failed"
+    assert other.start(job, 2) == NotStarted("final")  # the message of before is void
+    assert other.finish(other.run(job, 1, ticket=1), "failed", error=ERROR) == "failed"
     job.refresh_from_db()
     assert (job.state, job.failures, job.attempt) == ("failed", 2, 2)
     assert answers(job) == [("error", {"code": "task_error", "message": "no"})]

@@ -12,11 +12,21 @@ TEXT = st.text(max_size=50)
 MESSAGES = st.one_of(
     st.builds(wire.RunJob, TEXT, st.integers(), TEXT, TEXT, TEXT),
     st.builds(wire.CancelJob, TEXT, st.integers()),
+    st.builds(wire.Recall, st.integers()),
     st.just(wire.Stop()),
-    st.builds(wire.Progress, st.floats(allow_nan=False), st.integers(), st.integers(), TEXT),
-    st.builds(wire.Log, st.floats(allow_nan=False), TEXT, TEXT),
-    st.builds(wire.Ended, TEXT, st.none() | TEXT, st.none() | st.dictionaries(TEXT, TEXT, max_size=3), st.booleans()),
-    st.builds(wire.Idle, st.integers(), st.integers()),
+    st.builds(wire.Progress, TEXT, st.floats(allow_nan=False), st.integers(), st.integers(), TEXT),
+    st.builds(wire.Log, TEXT, st.floats(allow_nan=False), TEXT, TEXT),
+    st.builds(wire.Returned, st.lists(TEXT, max_size=3)),
+    st.builds(
+        wire.Ended,
+        TEXT,
+        TEXT,
+        st.floats(allow_nan=False),
+        st.none() | TEXT,
+        st.none() | st.dictionaries(TEXT, TEXT, max_size=3),
+        st.booleans(),
+    ),
+    st.builds(wire.Health, st.integers()),
 )
 
 
@@ -29,7 +39,8 @@ def test_messages_arrive_whole_and_in_order_however_the_bytes_are_cut(messages: 
 
 
 @pytest.mark.parametrize(
-    "body", [b"nonsense", b"[]", b"{}", b'{"kind": "Nobody"}', b'{"kind": "Stop", "surplus": 1}', b'{"kind": ["Stop"]}']
+    "body",
+    [b"nonsense", b"[]", b"{}", b"1", b'["Nobody"]', b'["Stop", 1]', b'[["Stop"]]', b'["Recall", 1, 2]', b"\xff"],
 )
 def test_a_frame_that_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(wire.WireError):
@@ -43,4 +54,4 @@ def test_a_frame_that_is_too_long_is_refused_before_it_is_read() -> None:
 
 def test_a_message_that_is_too_long_is_not_sent() -> None:
     with pytest.raises(wire.WireError):
-        wire.encode(wire.Log(0.0, "info", "x" * wire.FRAME_LIMIT))
+        wire.encode(wire.Log("", 0.0, "info", "x" * wire.FRAME_LIMIT))

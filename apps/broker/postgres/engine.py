@@ -350,6 +350,20 @@ class PostgresEngine:
         rejects = self._let_go(subscription, ids, refusal)
         self._writer.add(Operation(rejects=rejects, session=self._keeper.session, done=done))
 
+    def release(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
+        """The consumer gives messages back that it did nothing with."""
+        if not _holds(subscription, ids):
+            self._unknown_ids(done)
+            return
+        queue = self.queue(subscription.address)
+        for message_id in ids:
+            del subscription.held[message_id]
+        first = min(ids, default=MessageId(0))
+        self.handover.recall(queue)
+        queue.lower(first)
+        self._writer.touch(queue, first)
+        self._writer.add(Operation(releases=list(ids), session=self._keeper.session, done=done))
+
     def transact(self, unit: Unit, done: Done | None = None) -> None:
         """Take effect together or not at all."""
         named = [*unit.acks, *((subscription, ids) for subscription, ids, _ in unit.nacks)]

@@ -6,7 +6,9 @@
 -- (SKIP LOCKED): one caller's long transaction must not hold up the jobs of a whole worker.
 --   ids uuid[]
 -- Locks: the rows FOR NO KEY UPDATE, in the order of their ids, until the end of the transaction.
-SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, reply_to, correlation_id, wants_progress
+SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
+       attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
+       reply_to, correlation_id, wants_progress
 FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 
 -- name: peek
@@ -15,7 +17,8 @@ FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKI
 SELECT id, state, attempt, delivery, worker FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
 
 -- name: start
--- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted.
+-- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted, and of a
+-- job that is to begin anew then, finished steps are forgotten.
 --   ids uuid[], deliveries int[], worker bigint, host text, pid int
 WITH given AS (
     SELECT * FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[]) AS g (id, delivery)
@@ -26,12 +29,16 @@ WITH given AS (
 ), started AS (
     UPDATE jobs_job j
     SET state = 'running', attempt = j.attempt + 1, delivery = g.delivery, worker = %(worker)s,
-        started_at = coalesce(j.started_at, clock_timestamp())
+        started_at = coalesce(j.started_at, statement_timestamp()), limits = j.limits - 'reserved'
     FROM given g WHERE j.id = g.id
-    RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments
+    RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments, j.failures, j.timeout, j.on_death, j.error
+), forgotten AS (
+    DELETE FROM jobs_step p USING started s
+    WHERE p.job_id = s.id AND s.on_death = 'retry'
+      AND (s.error->>'code' = 'slot_died' OR s.id IN (SELECT job_id FROM interrupted))
 ), opened AS (
     INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, outcome)
-    SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, clock_timestamp(), '' FROM started
+    SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, statement_timestamp(), '' FROM started
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT s.id, clock_timestamp(), 'state', jsonb_build_object('state', 'running', 'attempt', s.attempt)
@@ -39,7 +46,7 @@ WITH given AS (
             jsonb_build_object('text', 'taken up again: attempt ' || s.attempt - 1 || ' was interrupted') END
     FROM started s LEFT JOIN interrupted i ON i.job_id = s.id
 )
-SELECT id, attempt, task, namespace, arguments::text FROM started
+SELECT id, attempt, task, namespace, arguments::text, failures, timeout FROM started
 
 -- name: append_events
 --   ids uuid[], ats timestamptz[], kinds text[], data text[] (JSON): in order
@@ -57,27 +64,34 @@ ON CONFLICT (job_id) DO UPDATE
 SET updated_at = excluded.updated_at, done = excluded.done, total = excluded.total, text = excluded.text
 
 -- name: finish
--- Attempts end, and with them, mostly, their jobs. Decides the state that follows:
---   succeeded, cancelled    final
+-- Attempts end, and with them, mostly, their jobs. `follow` comes after it. Decides the state that follows:
+--   succeeded, cancelled, expired  final
 --   failed                  cancelled where that was asked for; else waiting while the task may fail again; else failed
---   interrupted             cancelled where that was asked for; else ready; counts as no failure
+--   interrupted             cancelled where that was asked for; failed where a worker's death is to end the job; else
+--                           ready; counts as no failure
 --   ids uuid[], outcomes text[], results text[] (JSON or null), errors text[] (JSON or null),
---   again bool[] (whether a failure may be retried), notes text[] (or null; for the state event)
+--   again bool[] (whether a failure may be retried), notes text[] (or null; for the state event),
+--   pauses float8[] (seconds until the next attempt; null: doubling from 1 to 60)
 WITH given AS (
-    SELECT id, outcome, result::jsonb AS result, error::jsonb AS error, again, note
+    SELECT id, outcome, result::jsonb AS result, error::jsonb AS error, again, note, pause
     FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
-                %(notes)s::text[]) AS g (id, outcome, result, error, again, note)
+                %(notes)s::text[], %(pauses)s::float8[]) AS g (id, outcome, result, error, again, note, pause)
 ), decided AS (
     SELECT g.*, j.attempt, j.error AS earlier, CASE
-        WHEN g.outcome IN ('succeeded', 'cancelled') THEN g.outcome
+        WHEN g.outcome IN ('succeeded', 'cancelled', 'expired') THEN g.outcome
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
+        WHEN g.outcome = 'interrupted' AND j.on_death = 'fail' THEN 'failed'
         WHEN g.outcome = 'interrupted' THEN 'ready'
+        WHEN g.error->>'code' = 'slot_died' AND j.on_death = 'fail' THEN 'failed'
         WHEN g.again AND j.failures + 1 < j.max_attempts THEN 'waiting'
         ELSE 'failed' END AS state
     FROM given g JOIN jobs_job j ON j.id = g.id
 ), told AS (
     SELECT *, CASE
         WHEN state = 'cancelled' THEN '{"code": "cancelled", "message": "the job was cancelled"}'
+        WHEN state = 'expired' THEN '{"code": "expired", "message": "the job was not begun in time"}'
+        WHEN outcome = 'interrupted' AND state = 'failed' THEN
+            '{"code": "worker_died", "message": "its worker ended in the midst of it, and it is not begun again"}'
         WHEN outcome = 'interrupted' THEN earlier
         ELSE error END AS job_error
     FROM decided
@@ -91,11 +105,23 @@ WITH given AS (
     FROM told
 )
 UPDATE jobs_job j
-SET state = d.state, worker = NULL, result = d.result, error = d.job_error,
+SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error = d.job_error,
     failures = j.failures + (d.outcome = 'failed')::int,
-    finished_at = CASE WHEN d.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END
+    finished_at = CASE WHEN d.state NOT IN ('waiting', 'ready') THEN clock_timestamp() END,
+    run_at = CASE WHEN d.state = 'waiting' THEN clock_timestamp() + make_interval(secs =>
+        coalesce(d.pause, least(60, 2.0 ^ least(j.failures, 10)) * (0.8 + 0.4 * random()))) ELSE j.run_at END
 FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
+
+-- name: follow
+-- What follows when attempts have ended: the next attempt's message, places of limits, chains, batches.
+--   ids uuid[]
+SELECT msgweb.follow_jobs(%(ids)s::uuid[])
+
+-- name: admit
+-- Whether jobs that are limited may begin: go, blocked (put aside), busy (ask again).
+--   ids uuid[]
+SELECT id, verdict FROM msgweb.admit_jobs(%(ids)s::uuid[])
 
 -- name: cancel_requests
 -- Which of a worker's jobs somebody wants cancelled. Behind the notification, for the one that was lost.

@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+import socket
+import sys
 from argparse import ArgumentParser, ArgumentTypeError
 from typing import Any
 
+import uvloop
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
@@ -13,7 +16,12 @@ from apps.broker.postgres import PostgresEngine, new_process_name
 from apps.jobs import registry
 from msgweb.database import conninfo_of
 from msgweb.pidfile import write_pid
-from workers.supervisor import Options, Supervisor
+from workers import slot
+from workers.forkserver import ForkServer
+from workers.intake import parse_choices
+from workers.options import Options
+from workers.process import Forks
+from workers.supervisor import Supervisor
 
 
 def _positive(text: str) -> int:
@@ -30,19 +38,36 @@ def _names(texts: list[str] | None) -> tuple[str, ...]:
 class Command(BaseCommand):
     help = (
         "Do jobs. SIGTERM or Ctrl-C: take no more and wait for those at work, as long as it takes; "
-        "a second time: end them and hand them back, which costs them no attempt."
+        "a second time: end them and hand them back, which costs them no attempt. "
+        "SIGUSR1: pause, SIGUSR2: resume; SIGTTIN, SIGTTOU: one slot more, one less."
     )
     # A worker starts before the database answers, and waits for it; whoever deploys migrates.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--queue", action="append", metavar="Q[,Q]", help="serve these queues (default: those of all tasks)"
+            "--queue",
+            action="append",
+            metavar="Q[=WEIGHT][,Q]",
+            help="serve these queues: names, or patterns such as 'mail.*' of the queues of tasks; in proportion to "
+            "their weights (default: those of all tasks, alike)",
+        )
+        parser.add_argument(
+            "--strict", action="store_true", help="in the order given: nothing of a queue while an earlier one has work"
         )
         parser.add_argument(
             "--namespace", action="append", metavar="N[,N]", help="in these namespaces (default: all, new ones too)"
         )
-        parser.add_argument("--slots", type=_positive, default=2, help="how many jobs at a time (default: %(default)s)")
+        parser.add_argument(
+            "--slots", type=_positive, default=2, help="how many processes for jobs (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--threads",
+            type=_positive,
+            default=1,
+            help="how many jobs at a time in each: plain functions in threads, coroutines in one event loop "
+            "(default: %(default)s)",
+        )
         parser.add_argument(
             "--cancel-grace",
             type=float,
@@ -59,7 +84,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--slot-jobs",
             type=_positive,
-            default=1000,
+            default=10_000,
             metavar="N",
             help="replace a slot's process after so many jobs (default: %(default)s)",
         )
@@ -72,48 +97,65 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        queues = _names(options["queue"]) or tuple(registry.queues())
+        try:
+            queues = parse_choices(options["queue"] or registry.queues())
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         if not queues:
             raise CommandError("no app declares a task, so there is no queue to serve: name one with --queue")
         chosen = Options(
             queues=queues,
+            strict=options["strict"],
             namespaces=_names(options["namespace"]) or None,
             slots=options["slots"],
+            threads=options["threads"],
             cancel_grace=options["cancel_grace"],
             slot_jobs=options["slot_jobs"],
             slot_rss=options["slot_rss"] * 1024 * 1024,
             drain_limit=options["drain_limit"],
         )
-        asyncio.run(self._serve(chosen))
-
-    async def _serve(self, options: Options) -> None:
         # Every connection of this worker and of its slots carries the process's name: where the worker is taken for
         # dead, they are ended, so that none of them keeps a job's row locked while it is frozen.
         process = new_process_name()
         os.environ["PGAPPNAME"] = f"msgweb worker {process}"
+        main = os.getpid()
+
+        def supervise(connection: socket.socket) -> int:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._supervise(chosen, process, main, connection))
+            return 0
+
+        sys.exit(ForkServer(supervise, slot.run).run())
+
+    async def _supervise(self, options: Options, process: str, main: int, connection: socket.socket) -> None:
         conninfo = conninfo_of(settings.DATABASES["default"])
         engine = PostgresEngine(
-            conninfo,
-            kind="worker",
-            lease_seconds=settings.MSGWEB_LEASE_SECONDS,
-            process=process,
-            details={
-                "slots": options.slots,
-                "queues": list(options.queues),
-                "namespaces": list(options.namespaces) if options.namespaces is not None else None,
-            },
+            conninfo, kind="worker", lease_seconds=settings.MSGWEB_LEASE_SECONDS, process=process, details={}
         )
-        supervisor = Supervisor(engine, conninfo, options, os.getpid())
+        forks = Forks(connection, lambda number: _obey(supervisor, number))
+        supervisor = Supervisor(engine, conninfo, options, main, forks)
+        engine.details.update(supervisor.details())
+        forks.start()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, supervisor.stop)
         serving = loop.create_task(supervisor.run())
         ready = loop.create_task(supervisor.ready.wait())
         await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            write_pid("worker")
+            write_pid("worker", main)
             engine.serve()
-            self.stderr.write(f"worker {os.getpid()} ready: {options.slots} slots, queues {', '.join(options.queues)}")
+            queues = ", ".join(choice.pattern for choice in options.queues)
+            self.stderr.write(f"worker {main} ready: {options.slots} slots, queues {queues}")
         else:
             ready.cancel()
         await serving
+        forks.close()
+
+
+def _obey(supervisor: Supervisor, number: int) -> None:
+    """Do what a signal to the main process asks for."""
+    if number in (signal.SIGTERM, signal.SIGINT):
+        supervisor.stop()
+    elif number in (signal.SIGUSR1, signal.SIGUSR2):
+        supervisor.pause(number == signal.SIGUSR1)
+    elif number in (signal.SIGTTIN, signal.SIGTTOU):
+        supervisor.resize(max(0, supervisor.slots + (1 if number == signal.SIGTTIN else -1)))

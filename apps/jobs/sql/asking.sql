@@ -1,0 +1,44 @@
+-- name: enqueue
+-- Ask for a job: see msgweb.enqueue_job.
+--   request text (JSON)
+SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
+
+-- name: issue
+-- A new message for a job whose row is locked.
+--   id uuid
+SELECT msgweb.issue_job(%(id)s::uuid)
+
+-- name: return_permits
+-- A job whose row is locked gives back its places of limits.
+--   id uuid
+SELECT msgweb.return_permits(%(id)s::uuid)
+
+-- name: upkeep
+-- What time brings: see msgweb.upkeep_jobs.
+SELECT msgweb.upkeep_jobs()
+
+-- name: make_namespace
+-- A namespace, if it is not there yet; workers hear of it.
+--   name text
+WITH made AS (
+    INSERT INTO accounts_namespace (name, created_at) VALUES (%(name)s, clock_timestamp()) ON CONFLICT DO NOTHING
+    RETURNING name
+)
+SELECT pg_notify('msgweb_namespaces', '') FROM made
+
+-- name: task_result
+-- A job as Django's Tasks API shows it.
+--   id uuid
+SELECT j.id, j.task, j.arguments::text, j.state, j.created_at, j.started_at, j.finished_at, j.result::text, j.error::text,
+       (SELECT json_agg(json_build_object('worker', a.worker, 'host', a.host, 'started_at', a.started_at, 'error', a.error)
+                        ORDER BY a.number)::text FROM jobs_attempt a WHERE a.job_id = j.id)
+FROM jobs_job j WHERE j.id = %(id)s
+
+-- name: complete_batches
+-- Batches whose jobs have all ended are complete.
+--   ids uuid[]
+SELECT msgweb.complete_batches(%(ids)s::uuid[])
+
+-- name: schedules_due
+-- Whether the time of a schedule has come.
+SELECT EXISTS (SELECT FROM jobs_schedule WHERE NOT paused AND next_at <= clock_timestamp())

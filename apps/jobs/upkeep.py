@@ -1,0 +1,97 @@
+"""What time brings to jobs, kept up by every worker: whoever comes first does it, the others pass."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+from django.db import DatabaseError, close_old_connections, connections
+from psycopg.conninfo import make_conninfo
+
+from apps.jobs import schedules
+from apps.jobs.queries import query
+
+log = logging.getLogger(__name__)
+
+SECONDS = 1.0
+MOST = 500  # what one call does of each kind at most; then it is called again at once
+ANSWER_SECONDS = 30.0
+NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
+
+
+async def keep_up(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Do what is due. Returns whether there may be more.
+
+    Args:
+        connection: in autocommit mode.
+
+    Raises:
+        psycopg.Error: the database is away, or refuses; nothing is lost.
+    """
+    cursor = await connection.execute(query("upkeep"))
+    row = await cursor.fetchone()
+    return bool(row and row[0] >= MOST)
+
+
+async def schedules_due(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the time of a schedule has come."""
+    cursor = await connection.execute(query("schedules_due"))
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
+def _with_django(call: Callable[[], object]) -> None:
+    close_old_connections()
+    try:
+        call()
+    except DatabaseError as error:  # tried again a second later, like everything here
+        log.warning("schedules pause: %s", str(error).strip())
+    finally:
+        close_old_connections()
+
+
+class Upkeep:
+    """Keeps up once a second, on a connection of its own; schedules in a thread, whose connection is Django's."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = make_conninfo(conninfo, **NETWORK)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="schedules")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> "asyncio.Task[None]":
+        """Begin, in a task that only an error of ours ends."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="upkeep")
+        return self._task
+
+    async def close(self) -> None:
+        """Stop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._in_thread(connections.close_all)
+        self._thread.shutdown()
+
+    async def _in_thread(self, call: Callable[[], object]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, _with_django, call)
+
+    async def _serve(self) -> None:
+        while True:
+            try:
+                connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                try:
+                    await self._in_thread(schedules.sync_settings)
+                    while True:
+                        async with asyncio.timeout(ANSWER_SECONDS):
+                            more = await keep_up(connection)
+                            due = await schedules_due(connection)
+                        if due:
+                            await self._in_thread(schedules.run_due)
+                        if not more:
+                            await asyncio.sleep(SECONDS)
+                finally:
+                    await connection.close()
+            except (psycopg.Error, TimeoutError) as error:
+                log.warning("the upkeep of jobs pauses: %s", str(error).strip() or "no answer")
+                await asyncio.sleep(SECONDS)

@@ -1,0 +1,169 @@
+"""A job in a slot, from its task's name to its outcome."""
+
+import contextlib
+import contextvars
+import inspect
+import json
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from django.db import close_old_connections, connections
+
+from apps.jobs import django_tasks, outcomes, registry
+from apps.jobs.context import LINE_LIMIT, JobContext, at_work, clean
+from apps.jobs.steps import KeptSteps
+from msgweb.errors import MsgwebError
+from workers import output, wire
+from workers.transport import Output, SlotTransport, Supervisor
+
+if TYPE_CHECKING:
+    from workers.coroutines import Loop
+
+Finished = Callable[[wire.RunJob, wire.Ended], None]
+
+#: The transport of the job that this code runs for. Threads that a task starts itself do not inherit it.
+_current: contextvars.ContextVar[SlotTransport | None] = contextvars.ContextVar("job", default=None)
+
+
+class Runner(Protocol):
+    """Runs jobs."""
+
+    def __call__(self, job: wire.RunJob, finished: Finished) -> None:
+        """Run a job, now or at the side; returns when the next one can be begun."""
+
+    def close(self) -> None:
+        """Wait for those at the side."""
+
+
+class Desk:
+    """What all jobs of a slot share: the way to the supervisor, and what is printed and logged."""
+
+    def __init__(self, supervisor: Supervisor, raw: Output) -> None:
+        self._supervisor = supervisor
+        self._raw = raw
+        self._host = socket.gethostname()
+        self._running: dict[str, SlotTransport] = {}
+        self._in_sink = contextvars.ContextVar("in_sink", default=False)
+        self._streams = output.take_over(self._sink)
+
+    @cached_property
+    def loop(self) -> "Loop":
+        """Where coroutines run; made for the first of them."""
+        from workers.coroutines import Loop  # asyncio, which few slots need
+
+        return Loop(self._supervisor)
+
+    def is_async(self, job: wire.RunJob) -> bool:
+        """Whether the job's task is a coroutine function."""
+        try:
+            return inspect.iscoroutinefunction(registry.load(job.task).function)
+        except MsgwebError:
+            return False
+
+    def prepare(self, job: wire.RunJob) -> tuple[registry.Task[..., Any], dict[str, Any]]:
+        """The task and its arguments.
+
+        Raises:
+            MsgwebError: another version of the code made this job.
+        """
+        task = registry.load(job.task)
+        arguments: dict[str, Any] = json.loads(job.arguments)
+        task.check(arguments)
+        return task, arguments
+
+    @contextlib.contextmanager
+    def at_work(self, job: wire.RunJob) -> Iterator[JobContext]:
+        """While the job runs, whatever is said is its log."""
+        transport = self._running[job.job] = SlotTransport(self._supervisor, job)
+        token = _current.set(transport)
+        job_id = uuid.UUID(job.job)
+        worker = django_tasks.worker_id(job.worker, self._host)
+        steps = KeptSteps(job_id, job.attempt)
+        context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker)
+        try:
+            with at_work(context):
+                yield context
+        finally:
+            for stream in self._streams:
+                stream.end_line()
+            self._raw.drain(end=True)
+            transport.close()
+            _current.reset(token)
+            self._running.pop(job.job, None)
+
+    def printed(self, line: str) -> None:
+        """A line of raw output: of the job that runs, where there is but one."""
+        transport = self._only()
+        if transport is not None:
+            transport.log("info", line)
+        else:
+            self._supervisor.send(wire.Log("", time.time(), "info", line))
+
+    def _only(self) -> SlotTransport | None:
+        running = list(self._running.values())
+        return running[0] if len(running) == 1 else None
+
+    def _sink(self, level: str, line: str) -> bool:
+        transport = _current.get() or self._only()
+        if transport is None or self._in_sink.get():
+            return False
+        token = self._in_sink.set(True)
+        try:
+            self._raw.drain()
+            transport.log(level, clean(line, LINE_LIMIT))
+        finally:
+            self._in_sink.reset(token)
+        return True
+
+
+def do(desk: Desk, job: wire.RunJob) -> wire.Ended:
+    """Run a job in this thread."""
+    began = time.monotonic()
+    close_old_connections()
+    with desk.at_work(job) as context:
+        try:
+            task, arguments = desk.prepare(job)
+        except MsgwebError as error:
+            outcome = outcomes.impossible(error)
+        else:
+            try:
+                context.checkpoint()
+                outcome = outcomes.succeeded(task(context, **arguments))
+            except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
+                outcome = outcomes.failed(task, error, job.failures)
+    clean_up()
+    return ended(job, outcome, began)
+
+
+def ended(job: wire.RunJob, outcome: outcomes.Outcome, began: float) -> wire.Ended:
+    """What an attempt came to, for the supervisor. `began` by `time.monotonic()`."""
+    seconds = time.monotonic() - began
+    return wire.Ended(job.job, outcome.name, seconds, outcome.result, outcome.error, outcome.again, outcome.pause)
+
+
+def clean_up() -> None:
+    """See to this thread's database connections: a task may have left a transaction open."""
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is not None and not connection.get_autocommit():
+            connection.close()
+    close_old_connections()
+
+
+class SerialRunner:
+    """One job at a time, in the slot's main thread; a coroutine in the event loop's."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def __call__(self, job: wire.RunJob, finished: Finished) -> None:
+        if self._desk.is_async(job):
+            finished(job, self._desk.loop.start(self._desk, job).result())
+        else:
+            finished(job, do(self._desk, job))
+
+    def close(self) -> None:
+        """There are none at the side."""
