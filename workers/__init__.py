@@ -19,5 +19,8 @@
     wire         the messages between supervisor and slot
     limits       what bounds a job's log
 
-Knows the broker by its Engine protocol and jobs by `apps.jobs`; nothing imports it.
+    models       what people want of workers; `orders` is how they say it
+
+Knows the broker by its Engine protocol and jobs by `apps.jobs`; of it the console imports `orders`, and nobody anything
+else.
 """

@@ -133,7 +133,12 @@ class Command(BaseCommand):
             conninfo, kind="worker", lease_seconds=settings.MSGWEB_LEASE_SECONDS, process=process, details={}
         )
         forks = Forks(connection, lambda number: _obey(supervisor, number))
-        supervisor = Supervisor(engine, conninfo, options, main, forks)
+
+        def changed(details: dict[str, Any]) -> None:
+            engine.details.update(details)
+            engine.tell()
+
+        supervisor = Supervisor(engine, conninfo, options, main, forks, changed)
         engine.details.update(supervisor.details())
         forks.start()
         loop = asyncio.get_running_loop()
