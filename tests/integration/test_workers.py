@@ -448,3 +448,24 @@ def test_an_idle_worker_with_two_slots_takes_little_memory(jobs: Jobs) -> None:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     assert total < 80 * 1024, f"{total} KiB"
+
+
+def test_with_reload_a_worker_starts_again_when_the_code_changes(jobs: Jobs, tmp_path: Path) -> None:
+    module = tmp_path / "changing_tasks.py"
+    text = (
+        "from apps.jobs import JobContext, task\n"
+        "@task(name='changing.tell', queue='samples')\n"
+        "def tell(context: JobContext) -> str:\n"
+        "    return '{}'\n"
+    )
+    module.write_text(text.format("old"))
+    jobs.installation.env.update(MSGWEB_TASK_MODULES="tests.sample_tasks,changing_tasks", PYTHONPATH=str(tmp_path))
+    start(jobs, "worker", "--reload")
+    assert jobs.end(jobs.ask("changing.tell"))["result"] == "old"
+    held = jobs.hold()
+    pid = jobs.installation.pid("worker")
+    module.write_text(text.format("new and different"))
+    jobs.until(lambda: jobs.installation.log("worker").count(f"worker {pid} ready") == 2, "it starts again")
+    jobs.go()
+    assert jobs.end(jobs.ask("changing.tell"))["result"] == "new and different"
+    assert (jobs.end(held)["state"], jobs.row(held)["failures"]) == ("succeeded", 0)
