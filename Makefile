@@ -36,6 +36,14 @@ format: venv-dev  ## Format the code and fix what the linter can fix
 chaos: venv-dev  ## Random runs with kills, checked against what is promised (ARGS="--runs 1000 --seed 7 --minutes 30")
 	@exec $(VENV_PYTHON) -m tests.chaos $(ARGS)
 
+.PHONY: fuzz
+fuzz: venv-dev  ## Fuzz the STOMP parser for three minutes (ARGS="--seconds 600 --grow /tmp/corpus")
+	@exec $(VENV_PYTHON) -m tests.fuzz $(ARGS)
+
+.PHONY: attack
+attack: venv-dev  ## Attack a gateway in ten ways, and print what a customer beside it and its memory had of it (ARGS="header")
+	@exec $(VENV_PYTHON) -m tests.attack $(ARGS)
+
 bench: venv-dev  ## Measure the broker (ARGS for its options)
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 

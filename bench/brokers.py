@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,32 @@ def ours() -> Iterator[Broker]:
         yield Broker(
             "Msgweb", version, place.stomp, key["login"], key["passcode"], pids, "fsync on, synchronous_commit on"
         )
+
+
+@contextmanager
+def ours_in_both_dialects() -> Iterator[list[Broker]]:
+    """One Msgweb with a listener for each dialect.
+
+    Raises:
+        BenchError: a process ended, or did not serve in time.
+        CannotStart: the embedded Postgres is not there.
+    """
+    with ExitStack() as stack:
+        place = stack.enter_context(installation())
+        key = json.loads((place.home / "credentials.json").read_text())["stomp"]
+        (other,) = free_ports(1)
+        place.env["MSGWEB_STOMP_LISTENERS"] = f"stomp://127.0.0.1:{other}?dialect=activemq"
+        served = stack.enter_context(gateway(place, key["login"], key["passcode"]))
+        first = Broker(
+            "Msgweb",
+            f"{_commit()}, PostgreSQL {place.version}",
+            place.stomp,
+            key["login"],
+            key["passcode"],
+            {"gateway": served.pid, "postgres": place.postgres.pid},
+            "fsync on, synchronous_commit on",
+        )
+        yield [first, replace(first, name="Msgweb, dialect=activemq", port=other)]
 
 
 def why_no_rabbitmq() -> str | None:

@@ -33,10 +33,21 @@ def listen(variable: str, default: str) -> Listen:
     Raises:
         ValueError: the text is not `host:port` with a port from 1 to 65535; the message names the variable.
     """
-    text = os.environ.get(variable) or default
+    return parse_listen(os.environ.get(variable) or default, variable, default)
+
+
+def parse_listen(text: str, name: str, example: str) -> Listen:
+    """Read `host:port`.
+
+    Args:
+        name, example: for the error.
+
+    Raises:
+        ValueError: the text is not `host:port` with a port from 1 to 65535.
+    """
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError(f"{variable} must be host:port, such as {default}, not {text!r}")
+        raise ValueError(f"{name} must be host:port, such as {example}, not {text!r}")
     return Listen(host.strip("[]"), int(port))
 
 

@@ -36,10 +36,20 @@ def php_speaks_stomp() -> bool:
     return "stomp" in loaded.lower().split()
 
 
+def works(*command: str) -> bool:
+    """Whether the program is here and ends well."""
+    return (
+        shutil.which(command[0]) is not None
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
+
+
 #: What a test may need, how to find it, and what would bring it.
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "php": (php_speaks_stomp, "apt-get install php-cli php-stomp"),
-    "ruby": (lambda: shutil.which("ruby"), "apt-get install ruby-stomp"),
+    "ruby-stomp": (lambda: works("ruby", "-e", "require 'stomp'"), "apt-get install ruby-stomp"),
+    "net-stomp": (lambda: works("perl", "-MNet::Stomp", "-e1"), "apt-get install libnet-stomp-perl"),
+    "npm": (lambda: shutil.which("node") and shutil.which("npm"), "install Node.js 20 with npm"),
     "chromium": (lambda: shutil.which("chromium") or shutil.which("chromium-browser"), "apt-get install chromium"),
     "rabbitmq": (lambda: shutil.which("rabbitmq-server"), "apt-get install rabbitmq-server"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root"),

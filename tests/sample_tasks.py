@@ -62,7 +62,14 @@ def hold(context: JobContext, *, folder: str, polite: bool = True) -> int:
         if polite:
             context.checkpoint()
         time.sleep(0.01)
+    (Path(folder) / "ended").touch()
     return context.attempt
+
+
+@task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
+def once(context: JobContext, *, folder: str) -> int:
+    """The same for work that must not be done twice."""
+    return hold(context, folder=folder, polite=False)
 
 
 @task(name="samples.kill_itself", queue=QUEUE, max_attempts=2)

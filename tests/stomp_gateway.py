@@ -37,6 +37,10 @@ class OneKey:
     def __init__(self) -> None:
         self.shown: list[Credentials] = []
 
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """It remembers nobody."""
+        return None
+
     async def authenticate(self, credentials: Credentials) -> Principal:
         """`guest` with the passcode `a:secret`, in the namespace that `host` names, else the default one."""
         self.shown.append(credentials)

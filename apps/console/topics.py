@@ -17,10 +17,11 @@ from typing import Any
 
 from django.conf import settings
 
-from apps.broker.engine import Address, Delivery, Engine, Subscription
+from apps.broker.engine import Address, Delivery, Engine, Message, Subscription
 from apps.broker.headers import decode_headers
 from apps.broker.postgres import PostgresEngine
 from msgweb.database import conninfo_of
+from msgweb.errors import MsgwebError
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,23 @@ class TopicFeed:
                 del self._hubs[address]
                 if self._engine is not None and hub.subscription is not None:
                     self._engine.unsubscribe(hub.subscription)
+            await self._leave()
+
+    async def publish(self, address: Address, body: bytes) -> None:
+        """Publish on a topic.
+
+        Raises:
+            Unavailable: the database does not answer.
+        """
+        await self._enter()
+        try:
+            assert self._engine is not None  # _enter made it
+            handed: asyncio.Future[MsgwebError | None] = asyncio.get_running_loop().create_future()
+            self._engine.send(Message(address, body), handed.set_result)
+            error = await handed
+            if error is not None:
+                raise error
+        finally:
             await self._leave()
 
     async def _enter(self) -> None:

@@ -4,7 +4,7 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from apps.console import access_pages, health, job_actions, job_pages, pages, queue_pages
+from apps.console import access_pages, connection_pages, health, job_actions, job_pages, pages, queue_pages
 
 app_name = "console"
 
@@ -29,6 +29,9 @@ urlpatterns = [
     path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
     path("workers/", pages.workers, name="workers"),
+    path("connections/", connection_pages.connections, name="connections"),
+    path("connections/trace/", connection_pages.trace, name="trace"),
+    path("connections/end/", connection_pages.end, name="connection_end"),
     path("access/", access_pages.keys, name="access_keys"),
     path("access/new/", access_pages.new_key, name="access_key_new"),
     path("access/keys/<str:login>/", access_pages.key_page, name="access_key"),

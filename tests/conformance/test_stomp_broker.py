@@ -482,7 +482,7 @@ def test_r1_receipt_ids_come_back_as_they_went(gateway: RunningGateway, queue: s
 
 
 @pytest.mark.parametrize("farewell", ["DISCONNECT\n\n\0", ""])
-def test_r3_client_8_what_was_sent_before_the_end_is_processed(
+def test_r3_client_8_stomp_php_shuts_down_unconfirmed_and_what_it_sent_is_processed(
     gateway: RunningGateway, queue: str, farewell: str
 ) -> None:
     client = gateway.connected()
@@ -568,7 +568,9 @@ def test_client_2_3_connected_has_session_and_a_server_that_stomp_php_knows(gate
 
 
 @pytest.mark.parametrize("mode", ACK_MODES)
-def test_client_4_ack_and_message_id_are_the_same(gateway: RunningGateway, queue: str, mode: str) -> None:
+def test_client_4_stomp_php_acks_by_message_id_so_both_ids_are_the_same(
+    gateway: RunningGateway, queue: str, mode: str
+) -> None:
     client = gateway.connected("1.2")
     client.confirmed("SUBSCRIBE", id=0, destination=queue, ack=mode)
     client.send("SEND", destination=queue)
@@ -592,7 +594,9 @@ def test_client_5_6_php_acks_that_echo_every_header(gateway: RunningGateway, que
     assert client.silent(0.3)
 
 
-def test_client_7_an_unknown_host_means_the_default_namespace(gateway: RunningGateway, queue: str) -> None:
+def test_client_7_stomp_py_names_its_tcp_host_and_that_means_the_default_namespace(
+    gateway: RunningGateway, queue: str
+) -> None:
     sender = gateway.connected(host="10.1.2.3")
     elsewhere = gateway.connected(host=OTHER_NAMESPACE)
     elsewhere.confirmed("SUBSCRIBE", id=0, destination=queue)
@@ -604,7 +608,7 @@ def test_client_7_an_unknown_host_means_the_default_namespace(gateway: RunningGa
 
 
 @pytest.mark.parametrize("header", ["prefetch-count", "activemq.prefetchSize"])
-def test_client_9_prefetch_bounds_what_is_unacked_and_is_ignored_in_auto_mode(
+def test_client_9_stomp_php_always_asks_for_a_prefetch_which_is_ignored_in_auto_mode(
     gateway: RunningGateway, queue: str, header: str
 ) -> None:
     client = gateway.connected()
@@ -631,7 +635,9 @@ def test_prefetch_is_10_where_the_client_does_not_say(gateway: RunningGateway, q
     assert client.silent(0.3)
 
 
-def test_client_10_a_receipt_for_every_frame_within_stomp_phps_two_seconds(gateway: RunningGateway, queue: str) -> None:
+def test_client_10_stomp_php_waits_two_seconds_for_a_receipt_of_every_frame(
+    gateway: RunningGateway, queue: str
+) -> None:
     client = gateway.connected()
     client.socket.settimeout(2)
     client.confirmed("SUBSCRIBE", id=0, destination=queue, ack="client-individual")
@@ -644,7 +650,9 @@ def test_client_10_a_receipt_for_every_frame_within_stomp_phps_two_seconds(gatew
     client.confirmed("DISCONNECT")
 
 
-def test_client_12_a_message_id_of_the_client_is_not_the_messages(gateway: RunningGateway, queue: str) -> None:
+def test_client_12_php_forwards_headers_and_its_message_id_is_not_the_messages(
+    gateway: RunningGateway, queue: str
+) -> None:
     client = gateway.connected()
     client.confirmed("SUBSCRIBE", id=0, destination=queue)
     client.write(f"SEND\ndestination:{queue}\nmessage-id:forged\nredelivered:true\n\n\0".encode())

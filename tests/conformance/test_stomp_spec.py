@@ -220,6 +220,15 @@ def test_l1_a_frame_before_log_in_is_small() -> None:
     assert type(event) is Violation and event.error.code == "limit_exceeded"
 
 
+def test_l1_a_body_before_log_in_is_no_way_around_that() -> None:
+    connection = ServerConnection()
+    events = connection.receive(b"CONNECT\nx:y\n\n")
+    for _ in range(70):
+        events += connection.receive(b"z" * 1000)
+    [event] = events
+    assert type(event) is Violation and event.error.code == "limit_exceeded"
+
+
 def test_l2_after_a_limit_nothing_more_is_read_and_the_receipt_is_known() -> None:
     connection = opened("1.2", Limits(frame=100))
     [event] = connection.receive(b"SEND\ndestination:q\nreceipt:7\ncontent-length:101\n\n")
@@ -414,17 +423,17 @@ def test_section_5_other_protocols_are_recognised() -> None:
 # -- what real clients force (section 2), as far as the core decides
 
 
-def test_client_5_content_length_counts_on_send_only_since_php_copies_it_to_acks() -> None:
+def test_client_5_php_copies_content_length_to_acks_so_it_counts_on_send_only() -> None:
     assert said("1.1", b"ACK\nmessage-id:1\nsubscription:0\ncontent-length:300\n\n\0") == [Ack([b"1"], None, None)]
 
 
-def test_client_6_the_servers_own_headers_are_not_kept() -> None:
+def test_client_6_php_echoes_headers_so_the_servers_own_are_not_kept() -> None:
     data = b"SEND\na:1\nreceipt:1\ndestination:q\ntransaction:t\ncontent-length:0\nmessage-id:5\nsubscription:0\n"
     rest = b"ack:5\nb:2\nredelivered:true\ndelivery-count:2\n\n\0"
     events = said("1.2", b"BEGIN\ntransaction:t\n\n\0" + data + rest)
     assert type(events[1]) is Send and events[1].head.headers == b"a:1\nb:2\n"
 
 
-def test_client_11_no_backslash_where_the_specification_needs_none() -> None:
+def test_client_11_pecl_never_unescapes_so_no_backslash_where_the_specification_needs_none() -> None:
     kept = sent("1.1", b"SEND\ndestination:q\nreply-to:/queue/a b\nx:{a;b}\n\n\0").head.headers
     assert b"\\" not in MessageEncoder("1.1", "0", "/queue/a", ackable=True).encode(b"1", kept, b"")

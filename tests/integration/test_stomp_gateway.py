@@ -280,7 +280,7 @@ def test_one_line_a_connection_without_secrets(gateway: RunningGateway, caplog: 
         client.close()
         until(lambda: peer in caplog.text, SECONDS, "the line")
     [line] = [record.getMessage() for record in caplog.records if peer in record.getMessage()]
-    assert "reason='disconnected'" in line
+    assert "reason=disconnected" in line
     assert "login=guest" in line and "sent=1" in line and f"namespace={NAMESPACE}" in line
     assert "secret" not in caplog.text and "a body" not in caplog.text
 

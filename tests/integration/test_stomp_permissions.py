@@ -1,18 +1,24 @@
 """What a login may do, over a real gateway and the real keys; and that a change of it reaches open connections."""
 
+import json
 import socket
+import ssl
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from apps.accounts.actors import acting_as
-from apps.accounts.models import AccessKey, Namespace, Permission
+from apps.accounts.models import AccessKey, ClientCertificate, Namespace, Permission
+from apps.broker import catalogue
 from apps.stomp.gateway import access_watch
 from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
 
@@ -221,6 +227,61 @@ def test_a_person_logs_in_by_name_and_password(shop: Shop, name: str) -> None:
     is_refused(client, "SEND", b"x", destination=f"/queue/{name}.other")
 
 
+def test_a_client_certificate_is_a_log_in_until_its_name_is_taken_away(conninfo: str, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    ca, server = tmp_path / "ca.pem", tmp_path / "server.pem"
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    listener = f"stomps://127.0.0.1:0?certificate={server}&key={server}&client-ca={ca}"
+
+    def shown(gateway: RunningGateway, *names: str, common_name: str | None = None) -> WireClient:
+        context = ssl.create_default_context(cafile=str(ca))
+        authority.issue_cert(*names, common_name=common_name).configure_cert(context)
+        client = gateway.client()
+        client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
+        client.send("CONNECT", accept_version="1.2")
+        return client
+
+    with RunningGateway(conninfo, listeners=(listener,), accounts=True) as gateway:
+        shop = Shop(gateway)
+        certificate = ClientCertificate.objects.create(name="shop-7.example", key=shop.key)
+        clients = [
+            shown(gateway, "other.example", "shop-7.example"),
+            shown(gateway, "other.example", common_name="shop-7.example"),
+        ]
+        for client in clients:
+            client.expect("CONNECTED")
+            client.confirmed("SEND", destination="/topic/x")
+        shown(gateway, "shop-8.example").expect_error("access_refused")
+        certificate.delete()
+        for client in clients:
+            client.expect_error("access_refused")
+            client.expect_end()
+
+
+def test_who_shows_nothing_may_do_what_the_login_of_the_listener_may(conninfo: str, name: str) -> None:
+    home = Namespace.objects.create(name=HOME)
+    key, _ = AccessKey.issue("whoever is here", home)
+    AccessKey.objects.update(restricted=True)
+    Permission.objects.create(key=key, pattern=f"queue/{name}", send=True)
+    with RunningGateway(conninfo, listeners=(f"stomp://127.0.0.1:0?anonymous={key.login}",), accounts=True) as gateway:
+        client = gateway.client()
+        client.send("CONNECT", accept_version="1.2")
+        client.expect("CONNECTED")
+        client.confirmed("SEND", destination=f"/queue/{name}")
+        is_refused(client, "SEND", destination=f"/queue/{name}.other")
+        guesser = gateway.client()
+        guesser.send("CONNECT", accept_version="1.2", login=key.login, passcode="guess")
+        guesser.expect_error("access_refused")
+
+
+def test_without_a_login_nobody_comes_in_elsewhere(shop: Shop) -> None:
+    for headers in ({}, {"login": "", "passcode": ""}, {"login": shop.key.login}):
+        client = shop.gateway.client()
+        client.send("CONNECT", accept_version="1.2", **headers)
+        client.expect_error("access_refused")
+
+
 def test_who_guesses_is_slowed_and_a_log_in_from_elsewhere_is_not(shop: Shop) -> None:
     def guess() -> float:
         client = shop.gateway.client()
@@ -291,6 +352,47 @@ def test_who_receives_from_what_it_may_no_longer_is_ended_and_what_it_held_goes_
     going_on.confirmed("UNSUBSCRIBE", id="1")
 
 
+def test_what_a_transaction_has_gathered_is_not_sent_once_it_may_not_be(shop: Shop, name: str) -> None:
+    permission = shop.restrict(f"queue/{name}", send=True)
+    shop.restrict(f"queue/{name}.other", send=True)
+    ended, going_on = shop.client(), shop.client()
+    for client, queue in ((ended, name), (going_on, f"{name}.other")):
+        client.confirmed("BEGIN", transaction="t")
+        client.send("SEND", b"x", destination=f"/queue/{queue}", transaction="t")
+        client.confirmed("SEND", destination=f"/queue/{queue}")
+    permission.delete()
+    ended.expect_error("access_refused")
+    ended.expect_end()
+    going_on.confirmed("COMMIT", transaction="t")
+    waiting = {queue.name: queue.ready for queue in catalogue.queues(HOME) if queue.name.startswith(name)}
+    assert waiting == {name: 1, f"{name}.other": 2}
+
+
+@pytest.mark.needs("php")
+def test_pecl_is_told_what_it_may_not_do_and_goes_on(shop: Shop, name: str) -> None:
+    shop.restrict(f"queue/{name}", send=True)
+    script = """<?php
+        $stomp = new Stomp("tcp://127.0.0.1:$argv[1]", $argv[2], $argv[3]);
+        $stomp->setReadTimeout(10);
+        $say = [$stomp->send("/queue/$argv[4]", 'x', ['receipt' => '1'])];
+        $say[] = $stomp->send("/queue/$argv[4].other", 'x', ['receipt' => '2']);
+        $say[] = $stomp->error();
+        $say[] = $stomp->send("/queue/$argv[4]", 'x', ['receipt' => '3']);
+        echo json_encode($say);
+    """
+    ended = subprocess.run(
+        ["php", "--", str(shop.gateway.port), shop.key.login, shop.passcode, name],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    sent, refused, error, again = json.loads(ended.stdout)
+    assert (sent, refused, again) == (True, False, True)
+    assert f"may not send to /queue/{name}.other" in error
+
+
 @pytest.mark.parametrize("end", ["revoked", "renewed", "namespace"])
 def test_a_key_that_is_gone_ends_its_connections_and_no_others(shop: Shop, end: str) -> None:
     client = shop.client()
@@ -319,7 +421,7 @@ def test_a_key_that_is_gone_ends_its_connections_and_no_others(shop: Shop, end: 
 def test_a_key_that_expires_ends_its_connections_though_nobody_says_so(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1,))
+    monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1, lambda: None))
     with RunningGateway(conninfo, accounts=True) as gateway:
         shop = Shop(gateway)
         AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))

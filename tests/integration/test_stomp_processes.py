@@ -82,6 +82,10 @@ def test_it_serves_with_a_real_key_and_ends_with_0_on_sigterm(installation: Inst
     refused = clients.new()
     refused.send("CONNECT", accept_version="1.2", login="x", passcode="very secret")
     refused.expect_error("access_refused")
+    counted = "SELECT details->'failed log-ins' FROM msgweb.session WHERE kind = 'gateway'"
+    until(
+        lambda: installation.query(counted) == [(1,)], SECONDS, "the failed log-in is counted where the console looks"
+    )
     installation.signal("stomp", signal.SIGTERM)
     client.expect_error("shutting_down")
     client.expect_end()
@@ -181,6 +185,27 @@ def test_several_processes_share_the_port_and_stop_together(installation: Instal
     both = children(parent)
     assert installation.stop("stomp") == 0
     assert not any(alive(child) for child in both)
+
+
+def test_a_key_that_is_revoked_in_sql_ends_its_connections_in_every_process(
+    installation: Installation, clients: Clients
+) -> None:
+    installation.start("stomp", arguments=("--processes", "2"))
+    both = [clients.connected() for _ in range(10)]  # each connection lands in one process or the other
+    for client in both:
+        client.confirmed("SEND", destination="/topic/x")
+    login = installation.credentials["stomp"]["login"]
+    installation.query("UPDATE accounts_accesskey SET revoked_at = now() WHERE login = %s", (login,))
+    for client in both:
+        client.expect_error("access_refused")
+        client.expect_end()
+    again = clients.new()
+    again.send("CONNECT", accept_version="1.2", login=login, passcode=installation.credentials["stomp"]["passcode"])
+    again.expect_error("access_refused")
+    assert (
+        installation.query("SELECT actor, kind FROM accounts_auditentry WHERE action = 'changed'")[0][1] == "access key"
+    )
+    assert installation.stop("stomp") == 0
 
 
 def test_a_process_that_dies_is_started_again(installation: Installation, clients: Clients) -> None:

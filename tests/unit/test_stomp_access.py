@@ -11,6 +11,7 @@ from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import Identity, Standing
 from apps.stomp.gateway.access import (
     HASHES_WAITING,
+    KEYS_WAITING,
     MEMORY_SECONDS,
     PROVEN_SECONDS,
     AccountAuthenticator,
@@ -237,6 +238,36 @@ def test_hashes_of_one_address_do_not_hold_up_another_nor_keys() -> None:
         answers = await asyncio.gather(*guesses, return_exceptions=True)
         assert sum(isinstance(answer, TooManyFailures) for answer in answers) == 5
         assert authenticator._lanes == {}
+
+    with_book(work)
+
+
+def test_a_flood_of_guesses_from_one_address_takes_one_thread_and_is_bounded() -> None:
+    async def work(authenticator: AccountAuthenticator, book: Book) -> None:
+        working: list[int] = []
+        most: list[int] = []
+        gate = threading.Event()
+
+        def slow(login: str, passcode: str) -> Standing | None:
+            if passcode == "pass":
+                return book.standing(KEY)
+            working.append(1)
+            most.append(len(working))
+            assert gate.wait(10)
+            working.pop()
+            raise LoginRefused("no")
+
+        authenticator._accounts = authenticator._accounts._replace(by_key=slow)
+        guesses = [
+            asyncio.ensure_future(authenticator.authenticate(Credentials("me", f"{number}", peer=ADDRESS)))
+            for number in range(KEYS_WAITING + 50)
+        ]
+        assert (await authenticator.authenticate(Credentials("me", "pass", peer="192.0.2.2"))).login == "me"
+        gate.set()
+        answers = await asyncio.gather(*guesses, return_exceptions=True)
+        assert max(most) == 1
+        assert sum(isinstance(answer, TooManyFailures) for answer in answers) == 50
+        assert authenticator.failures.failed == KEYS_WAITING
 
     with_book(work)
 

@@ -1,7 +1,8 @@
 """The parser and the encoder as properties: splits change nothing, and what is encoded can be read back."""
 
-import itertools
+import gc
 import re
+import tracemalloc
 
 import stomp.utils
 from hypothesis import example, given, settings
@@ -10,48 +11,9 @@ from hypothesis import strategies as st
 from apps.stomp.protocol import encoder, headers
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.encoder import MessageEncoder
-from apps.stomp.protocol.events import Ack, Connect, Event, Send, Violation
-from apps.stomp.protocol.parser import Limits
-
-SMALL = Limits(frame=600, headers=6, line=60, command=32, greeting=120)
-
-
-def connected(version: str = "1.2", limits: Limits | None = None) -> ServerConnection:
-    connection = ServerConnection(limits)
-    [event] = connection.receive(f"CONNECT\naccept-version:{version}\nhost:x\n\n\0".encode())
-    assert type(event) is Connect
-    connection.accept("s", "test")
-    assert connection.receive(b"") == []
-    return connection
-
-
-def comparable(events: list[Event]) -> list[object]:
-    """Events with runs of plain ACKs taken apart, and errors by their code and text."""
-    result: list[object] = []
-    for event in events:
-        if type(event) is Ack:
-            result += [("ACK", identifier, event.transaction, event.receipt) for identifier in event.ids]
-        elif type(event) is Violation:
-            result.append((event.error.code, event.error.message, event.receipt, event.fatal))
-        else:
-            result.append(event)
-    return result
-
-
-def converse(connection: ServerConnection, chunks: list[bytes]) -> list[object]:
-    events: list[Event] = []
-    for chunk in chunks:
-        events += connection.receive(chunk)
-        if connection.state == "entering":
-            connection.accept("s", "test")
-            events += connection.receive(b"")
-    return comparable(events)
-
-
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    bounds = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[a:b] for a, b in itertools.pairwise(bounds)]
-
+from apps.stomp.protocol.events import Ack, Send, Violation
+from apps.stomp.protocol.parser import OWN_HEADERS
+from tests.stomp_streams import SMALL, connected, converse, cut
 
 fragments = st.sampled_from(
     [
@@ -153,11 +115,13 @@ header_lists = st.lists(st.tuples(names, texts), max_size=5)
 
 
 @settings(max_examples=200, deadline=None)
-@given(header_lists, st.binary(max_size=40), st.sampled_from(["1.1", "1.2"]))
+@given(header_lists, st.binary(max_size=40), st.sampled_from(["1.0", "1.1", "1.2"]))
 def test_a_message_that_we_encode_is_read_back(pairs: list[tuple[str, str]], body: bytes, version: str) -> None:
     pairs = [pair for pair in pairs if pair[0] != "transaction"]
     if version == "1.1":  # no escape for a carriage return there, and our parser takes a last one for CR LF
         pairs = [(name.replace("\r", "~"), value.replace("\r", "~")) for name, value in pairs]
+    if version == "1.0":  # no escapes there: names that need one keep it, values have no line ends and are not padded
+        pairs = [(re.sub(r"[\\:\r\n]", "~", name), value) for name, value in pairs]
     kept = b"".join(headers.escape(name, "1.2") + b":" + headers.escape(value, "1.2") + b"\n" for name, value in pairs)
     frame = MessageEncoder(version, "s:1", "/queue/ä", ackable=True).encode(b"17", kept, body, 2)
     assert frame.endswith(b"\0\n")
@@ -165,43 +129,69 @@ def test_a_message_that_we_encode_is_read_back(pairs: list[tuple[str, str]], bod
     connection = connected(version)
     [event] = connection.receive(frame.replace(b"MESSAGE\n", b"SEND\n", 1))
     assert type(event) is Send
-    own = {"destination", "receipt", "transaction", "content-length", "message-id", "subscription", "ack"}
-    own |= {"redelivered", "delivery-count"}
-    expected = [pair for pair in pairs if pair[0] not in own]
+    expected = [pair for pair in pairs if pair[0].encode() not in OWN_HEADERS]
+    if version == "1.0":
+        expected = [(name, re.sub(r"[\r\n]", " ", value).lstrip(" \t")) for name, value in expected]
     found = [tuple(line.split(b":")) for line in event.head.headers.split(b"\n")[:-1]]
     assert [(headers.unescape(n, "1.2").decode(), headers.unescape(v, "1.2").decode()) for n, v in found] == expected
     assert event.body == body
-    assert event.head.destination in ("/queue/ä", *(value for name, value in pairs if name == "destination"))
+    first = next((value for name, value in pairs if name == "destination"), "/queue/ä")
+    if pairs[:1] != [("destination", first)]:  # a kept destination counts where it stands first, as the gateway puts it
+        first = "/queue/ä"
+    assert event.head.destination == (re.sub(r"[\r\n]", " ", first).lstrip(" \t") if version == "1.0" else first)
 
 
 # stomp.py cuts lines with an expression that also ends one at a bare CR LF pair and reads names up to the first colon.
 plain_names = st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n:\\"), min_size=1, max_size=12)
+# It decodes escapes in every version, and 1.0 has none; in 1.1 it takes a carriage return at a value's end for CR LF.
+readable = {"1.0": "\0\r\n\\", "1.1": "\0\r", "1.2": "\0"}
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.dictionaries(plain_names, texts, max_size=5), st.text(max_size=40).filter(lambda text: "\0" not in text))
-def test_a_message_that_we_encode_is_read_by_stomp_py(pairs: dict[str, str], body: str) -> None:
-    pairs = {name: value for name, value in pairs.items() if name not in ("destination", "subscription", "message-id")}
+@settings(max_examples=300, deadline=None)
+@given(st.data(), st.sampled_from(["1.0", "1.1", "1.2"]), st.binary(max_size=40))
+def test_a_message_that_we_encode_is_read_by_stomp_py(data: st.DataObject, version: str, body: bytes) -> None:
+    values = st.text(st.characters(codec="utf-8", exclude_characters=readable[version]), max_size=12)
+    drawn = data.draw(st.dictionaries(plain_names, values, max_size=5))
+    pairs = {name: value for name, value in drawn.items() if name.encode() not in OWN_HEADERS}
     kept = b"".join(
         headers.escape(name, "1.2") + b":" + headers.escape(value, "1.2") + b"\n" for name, value in pairs.items()
     )
-    frame = MessageEncoder("1.2", "s:1", "/queue/q", ackable=False).encode(b"17", kept, body.encode())
+    frame = MessageEncoder(version, "s1", "/queue/q", ackable=True).encode(b"17", kept, body, 2)
     read = stomp.utils.parse_frame(frame[:-2])
     assert read.cmd == "MESSAGE"
-    assert read.body == body.encode()
+    assert read.body == body
     assert read.headers == {
-        "subscription": "s:1",
+        "subscription": "s1",
         "destination": "/queue/q",
         "message-id": "17",
-        **{name: value for name, value in pairs.items() if name != "content-length"},
-        "content-length": pairs.get("content-length", str(len(body.encode()))),
+        "redelivered": "true",
+        "delivery-count": "2",
+        **({"ack": "17"} if version == "1.2" else {}),
+        **pairs,
+        "content-length": str(len(body)),
     }
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0\r\n\\"), max_size=40),
+    st.sampled_from(["1.0", "1.1", "1.2"]),
+)
+def test_an_error_that_we_encode_is_read_by_stomp_py(text: str, version: str) -> None:
+    read = stomp.utils.parse_frame(encoder.error(version, "bad", text, b"r-1")[:-2])
+    assert (read.cmd, read.headers["message"], read.headers["code"], read.headers["receipt-id"]) == (
+        "ERROR",
+        text,
+        "bad",
+        "r-1",
+    )
+    assert int(read.headers["content-length"]) == len(read.body)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.dictionaries(plain_names, texts, max_size=5), st.binary(max_size=40))
 def test_a_frame_that_stomp_py_encodes_is_read_by_us(pairs: dict[str, str], body: bytes) -> None:
-    pairs = {name: value for name, value in pairs.items() if name.encode() not in encoder_own()}
+    pairs = {name: value for name, value in pairs.items() if name.encode() not in OWN_HEADERS}
     escaped = {name: headers.escape(value, "1.2").decode() for name, value in pairs.items()}
     frame = stomp.utils.Frame("SEND", {"destination": "/queue/a", "content-length": len(body), **escaped}, body)
     [event] = connected().receive(b"".join(stomp.utils.convert_frame(frame)))
@@ -211,12 +201,6 @@ def test_a_frame_that_stomp_py_encodes_is_read_by_us(pairs: dict[str, str], body
         "destination": "/queue/a",
         **pairs,
     }
-
-
-def encoder_own() -> frozenset[bytes]:
-    from apps.stomp.protocol.parser import OWN_HEADERS
-
-    return OWN_HEADERS
 
 
 @settings(max_examples=200, deadline=None)
@@ -265,3 +249,23 @@ def test_a_large_body_without_content_length_is_read_in_time_linear_in_its_size(
 
 def test_encoder_versions_are_those_of_the_specification() -> None:
     assert encoder.VERSIONS == ("1.0", "1.1", "1.2")
+
+
+def test_what_is_refused_is_freed_at_once() -> None:
+    frames = [
+        b"SEND\ndestination:q\ncontent-length:1\n\n" + b"x" * 1_000_000,
+        b"SUBSCRIBE\nid:0\n\n\0SEND\ndestination:q\n\n" + b"x" * 1_000_000 + b"\0",
+        b"SEND\ndestination:q\nbad\n\n" + b"x" * 1_000_000 + b"\0",
+    ]
+    gc.collect()
+    gc.disable()  # the gateway's collector runs seldom
+    tracemalloc.start()
+    try:
+        for frame in frames * 10:
+            [event] = connected().receive(bytes(bytearray(frame)))  # a buffer of its own
+            assert type(event) is Violation
+        del event
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -7,7 +7,7 @@ import ipaddress
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from apps.accounts.errors import LoginRefused, TooManyFailures
 from apps.accounts.models import Namespace
@@ -26,15 +26,14 @@ from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused
 
 MEMORY_SECONDS = 5.0  # so long a log-in is believed without asking the database
-PROVEN_SECONDS = (
-    600.0  # so long a password is believed without its hash, if the database says that it is still the same
-)
+PROVEN_SECONDS = 600.0  # so long a password is believed without its hash, if the database says that it did not change
 MEMORY_ENTRIES = 10_000
 THREADS = 4
-# A password's hash takes a good part of a second, in threads of its own, so that keys do not queue behind it; and one
-# at a time for an address, so that somebody who guesses does not hold up another's log-in.
+# A password's hash takes a good part of a second, in threads of its own, so that keys do not queue behind it. Of each
+# kind one at a time for an address, so that somebody who guesses does not hold up another's log-in.
 HASH_THREADS = 2
 HASHES_WAITING = 20  # for one address
+KEYS_WAITING = 200
 
 
 class Accounts(NamedTuple):
@@ -56,6 +55,7 @@ class Shown(NamedTuple):
     secret: str = ""
 
 
+T = TypeVar("T")
 Prove = Callable[[Credentials], Awaitable[Standing]]
 
 
@@ -91,9 +91,16 @@ class AccountAuthenticator:
         self._known: dict[bytes, tuple[float, Principal]] = {}
         self._proven: dict[bytes, tuple[float, Identity]] = {}
         self._asking: dict[tuple[bytes, str], asyncio.Task[Principal]] = {}
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[tuple[str, DatabaseThreads], _Lane] = {}
         self._changes = 0
         self.failures = LoginFailures(self._clock)
+
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """See `ports.Authenticator`."""
+        if not credentials.login or credentials.passcode is None:
+            return None
+        known = self._known.get(self._key(Shown("passcode", credentials.login, credentials.passcode), credentials))
+        return known[1] if known is not None and known[0] > self._clock() else None
 
     async def authenticate(self, credentials: Credentials) -> Principal:
         """See `ports.Authenticator`. A login and a passcode come before a certificate, and that before no name at all.
@@ -137,7 +144,7 @@ class AccountAuthenticator:
     async def _remembered(self, shown: Shown, credentials: Credentials, prove: Prove) -> Principal:
         # Keyed digests, so that no passcode stays in memory, nor what it could be found from by trying.
         secret = self._digest(*shown)
-        key = self._digest(*shown, credentials.host or "", credentials.namespace or "")
+        key = self._key(shown, credentials)
         known = self._known.get(key)
         if known is not None and known[0] > self._clock():
             return known[1]
@@ -200,29 +207,40 @@ class AccountAuthenticator:
 
     async def _by_secret(self, credentials: Credentials) -> Standing:
         login, passcode = credentials.login or "", credentials.passcode or ""
-        standing = await self._threads.run(lambda: self._accounts.by_key(login, passcode))
+        accounts, peer = self._accounts, credentials.peer
+        standing = await self._in_lane(self._threads, KEYS_WAITING, peer, lambda: accounts.by_key(login, passcode))
         if standing is not None:
             return standing
-        network = network_of(credentials.peer)
-        lane = self._lanes.setdefault(network, _Lane())
-        if lane.users >= HASHES_WAITING:
-            raise TooManyFailures("too many log-ins by password are under way from this address; try again")
+        return await self._in_lane(
+            self._hash_threads, HASHES_WAITING, peer, lambda: accounts.by_password(login, passcode)
+        )
+
+    async def _by_certificate(self, credentials: Credentials) -> Standing:
+        accounts, names = self._accounts, names_of(credentials.certificate or {})
+        return await self._in_lane(
+            self._threads, KEYS_WAITING, credentials.peer, lambda: accounts.by_certificate(names)
+        )
+
+    async def _by_name(self, credentials: Credentials) -> Standing:
+        accounts, name = self._accounts, credentials.anonymous or ""
+        return await self._in_lane(self._threads, KEYS_WAITING, credentials.peer, lambda: accounts.by_name(name))
+
+    async def _in_lane(self, threads: DatabaseThreads, most: int, peer: str, call: Callable[[], T]) -> T:
+        place = (network_of(peer), threads)
+        lane = self._lanes.setdefault(place, _Lane())
+        if lane.users >= most:
+            raise TooManyFailures("too many log-ins are under way from this address; try again")
         lane.users += 1
         try:
             async with lane.lock:
-                return await self._hash_threads.run(lambda: self._accounts.by_password(login, passcode))
+                return await threads.run(call)
         finally:
             lane.users -= 1
             if not lane.users:
-                del self._lanes[network]
+                del self._lanes[place]
 
-    async def _by_certificate(self, credentials: Credentials) -> Standing:
-        names = names_of(credentials.certificate or {})
-        return await self._threads.run(lambda: self._accounts.by_certificate(names))
-
-    async def _by_name(self, credentials: Credentials) -> Standing:
-        name = credentials.anonymous or ""
-        return await self._threads.run(lambda: self._accounts.by_name(name))
+    def _key(self, shown: Shown, credentials: Credentials) -> bytes:
+        return self._digest(*shown, credentials.host or "", credentials.namespace or "")
 
     def _digest(self, *parts: str) -> bytes:
         return hashlib.blake2b(repr(parts).encode(), key=self._secret, digest_size=32).digest()

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import psycopg
@@ -33,15 +33,22 @@ class AccessWatch:
     Args:
         conninfo: of a database connection of its own, which listens.
         look_seconds: so often it looks, also without a word.
+        looked: called after each look.
     """
 
     def __init__(
-        self, conninfo: str, authenticator: Authenticator, connected: Connected, look_seconds: float = LOOK_SECONDS
+        self,
+        conninfo: str,
+        authenticator: Authenticator,
+        connected: Connected,
+        look_seconds: float = LOOK_SECONDS,
+        looked: Callable[[], None] = lambda: None,
     ) -> None:
         self._conninfo = conninfo
         self._authenticator = authenticator
         self._connected = connected
         self._seconds = look_seconds
+        self._looked = looked
         self._changed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -91,6 +98,8 @@ class AccessWatch:
                 continue  # who is connected stays so; the engine tells them what does not work
             except Exception:
                 logger.exception("cannot look at who may do what; trying again")
+            else:
+                self._looked()
 
     async def _look(self) -> None:
         principals = self._connected.principals()

@@ -52,7 +52,7 @@ class Beating:
     def _expect(self, seconds: float) -> None:
         connection = self._connection
         now = connection.loop.time()
-        if connection.paused or (connection.listener.patient and connection.held):
+        if connection.holds or (connection.listener.patient and connection.held):
             self.last_read = now  # it is us who do not read, or the client is at work
         due = self.last_read + seconds
         if now >= due:

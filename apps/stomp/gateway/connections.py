@@ -5,21 +5,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from apps.broker.engine import Address, Done, Message, MessageId
 from apps.stomp.gateway import wishes
 from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
+from apps.stomp.gateway.channels import Channel
+from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported
 from apps.stomp.gateway.listeners import Listener
-from apps.stomp.gateway.ports import Credentials, Principal, QueuePort
+from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
-from apps.stomp.gateway.usage import Usage
-from apps.stomp.protocol import encoder
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
 from apps.stomp.protocol.events import (
@@ -37,7 +37,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from msgweb import __version__
-from msgweb.errors import AccessRefused, MsgwebError, Unavailable
+from msgweb.errors import MsgwebError
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.server import Gateway
@@ -48,74 +48,58 @@ SERVER = f"Msgweb/{__version__}"
 WAITING = frozenset({"declaration"})  # holds that keep back what was read already
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(Channel):
     """A connection to a client.
 
     Attributes:
-        principal: who it is; None before log-in.
-        usage: what its key uses, of all its connections.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
-        paused: its socket is not read.
+        name: CONNECTED's `session`; "" before log-in.
+        delivered, sent: MESSAGE and SEND frames so far.
     """
 
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
+        super().__init__(gateway.loop, listener.options, peer)
         self._gateway = gateway
         self.listener = listener
         self.engine = gateway.engine
         self.tasks = gateway.tasks
-        self.options = listener.options
         self.dialect = listener.dialect
         self.topic_frames = gateway.topic_frames
         self.topic_prefix = gateway.topic_prefix
-        self.loop = gateway.loop
         self.core = ServerConnection(self.options.limits, self.options.heart_beat, self.dialect)
-        self.receipts = Receipts(self._write, self._say)
+        self.receipts = Receipts(self.write, self._say)
         self.unconfirmed: Done = self._sent_without_receipt
         self.sending = Sending(self)
         self.receiving = Receiving(self)
         self.acknowledging = Acknowledging(self)
+        self.entering = Entering(self, gateway)
         self._beating = Beating(self)
-        self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else is called
-        self._out: list[bytes] = []
         self._written: list[ClientSubscription] = []  # with messages to be acked once they are written
-        self._holds: set[str] = set()  # why the socket is not read
         self._later: list[Event] = []  # what came before the socket was held
-        self._timers: dict[str, asyncio.TimerHandle] = {}
         self._deaf = False  # no event is handled now
         self._refused = False  # an ERROR that ends it is on its way
         self._ending = False  # nothing more is read; the last frames go out
-        self._half_closed = False  # by the client
-        self._lost = False
-        self._opened = 0.0
-        self._sent = self._metered = 0
+        self.sent = 0
         self._since = 0.0  # of the log-in, for the engine
-        self._reason = "closed by the client"
-        self._peer = peer
-        self.principal: Principal | None = None
-        self.usage = Usage()
+        self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
         self.held: dict[MessageId, ClientSubscription] = {}
         self.void: set[MessageId] = set()
-        self.clogged = False
+        self.name = ""
         self.delivered = 0
 
     # -- the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there; it has some seconds to log in."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._opened = self.loop.time()
-        peer = transport.get_extra_info("peername")
-        if self._peer is None and isinstance(peer, tuple) and len(peer) > 1:
-            self._peer = (peer[0], peer[1])
-        self._transport.set_write_buffer_limits(high=self.options.write_buffer)
+        super().connection_made(transport)
         self._gateway.connections.add(self)
         seconds = self.options.login_seconds
-        self._start_timer("login", seconds, lambda: self.end(LoginTimeout(f"no CONNECT within {seconds:g} seconds")))
+        self.start_timer("login", seconds, lambda: self.end(LoginTimeout(f"no CONNECT within {seconds:g} seconds")))
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
@@ -123,13 +107,15 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._beating.expected:
             self._beating.last_read = self.loop.time()
+        if self.trace is not None:
+            self.trace.note("in", data)
         self._handle(self.core.receive(data))
-        if self._sent != self._metered:
-            self._meter()
-        if self.engine.congested and "congestion" not in self._holds:
+        if self.sent != self.entering.metered:
+            self.entering.meter()
+        if self.engine.congested and "congestion" not in self.holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
-        if self.clogged and self._transport.get_write_buffer_size() > self.options.receipt_buffer:
+        if self.clogged and self.unread > self.options.receipt_buffer:
             self.hold("clogged")
 
     def eof_received(self) -> bool:
@@ -138,24 +124,23 @@ class ClientConnection(asyncio.Protocol):
         if (self.receipts.waiting or self._later) and not self._ending:
             self.receipts.settled(None, self._finish)
             return True
-        self._flush()  # the transport closes on return, and takes nothing more
+        self.flush()  # the transport closes on return, and takes nothing more
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         """The connection is gone: release what it held, abort what it had begun."""
         if error is not None and not self._ending:
-            self._reason = f"lost: {error}"
-        self._lost = self._ending = True
+            self._reason = "lost"
+        self.lost = self._ending = True
         self.core.close()
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
+        self.stop_timers()
         self._beating.stop()
         self._release(failed=True)
         self._out.clear()
         self.receipts.waiting.clear()
         self._gateway.forget(self)
-        self._log()
+        self._gateway.figures.leave(self, self._reason)
+        self._log(error)
 
     def pause_writing(self) -> None:
         """The client does not read: topics drop, queues bring nothing new, auto acks wait."""
@@ -172,26 +157,10 @@ class ClientConnection(asyncio.Protocol):
 
     # -- writing
 
-    def write_all(self, frames: list[bytes]) -> None:
-        """Frames for the client; they go out together at the end of this turn of the loop."""
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out += frames
-
-    def _write(self, frame: bytes) -> None:
-        if not self._out:
-            self.loop.call_soon(self._flush)
-        self._out.append(frame)
-
-    def _flush(self) -> None:
-        out = self._out
-        if not out or self._lost:
-            return
-        data = b"".join(out)
-        out.clear()
+    def flushed(self) -> None:
+        """See `Channel`."""
         if self._beating.promised:
             self._beating.last_write = self.loop.time()
-        self._transport.write(data)
         if self._written and not self.clogged:
             self._confirm_written()
 
@@ -203,11 +172,6 @@ class ClientConnection(asyncio.Protocol):
         written, self._written = self._written, []
         for subscription in written:
             subscription.confirm()
-
-    def beat(self) -> None:
-        """A heart-beat, unless something else goes out."""
-        if not (self._out or self._lost or self._ending):
-            self._transport.write(encoder.BEAT)
 
     # -- reading
 
@@ -225,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
                     plan: SendPlan | None = head.plan
                     if plan is None:
                         plan = self.sending.plan(head)
-                    self._sent += 1
+                    self.sent += 1
                     if plan.special or head.transaction is not None:
                         self.sending.special(plan, event)
                         continue
@@ -246,8 +210,8 @@ class ClientConnection(asyncio.Protocol):
     def _handle_other(self, event: Event) -> None:
         match event:
             case Connect():
-                self.hold("log-in")
-                self.start_task(self._enter(event))
+                certificate = self._transport.get_extra_info("peercert") if self.listener.tls is not None else None
+                self.entering.connect(event, self.peer[0] if self.peer else "", certificate)
             case Subscribe():
                 self.receiving.subscribe(event)
             case Unsubscribe():
@@ -290,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
             NotSupported: nobody here can.
         """
         queues = self.queues
-        self.hold("declaration", handling=False)
+        self.wait_for("declaration")
         self.start_task(self._declare(queues, queue, settings, receipt, then, otherwise))
 
     async def _declare(
@@ -318,75 +282,25 @@ class ClientConnection(asyncio.Protocol):
 
     # -- log-in
 
-    async def _enter(self, event: Connect) -> None:
-        credentials = Credentials(
-            event.login,
-            event.passcode,
-            event.host,
-            self.listener.namespace,
-            self._peer[0] if self._peer else "",
-            self._transport.get_extra_info("peercert"),
-            self.listener.anonymous,
-        )
-        try:
-            if not self.engine.healthy:
-                raise Unavailable("the database is away; try again")
-            principal = await self._gateway.authenticator.authenticate(credentials)
-        except MsgwebError as error:
-            self.end(error)
-            return
-        if self._ending:
-            return
-        try:
-            self.usage = self._gateway.usages.enter(principal)
-        except MsgwebError as error:
-            self.end(error)
-            return
-        self._stop_timer("login")
-        self.principal = principal
+    def entered_by(self, event: Connect, principal: Principal) -> None:
+        """Somebody has come in: CONNECTED, then what was said meanwhile."""
+        self.stop_timer("login")
         self.namespace = principal.namespace
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
         self.version = self.core.version
-        self._write(self.core.accept(self._gateway.next_session(), f"{SERVER} ({self.dialect.server})"))
+        self.name = self._gateway.next_session()
+        self.trace = self._gateway.traces.of(self)
+        self.write(self.core.accept(self.name, f"{SERVER} ({self.dialect.server})"))
         self._beating.start()
-        try:
-            self._handle(self.core.receive(b""))
-        finally:
-            self.release_hold("log-in")
-            self._meter()
+        self._handle(self.core.receive(b""))
 
-    def access_changed(self, principal: Principal | None) -> None:
-        """What this login may do is another thing now: what was worked out from it is forgotten.
-
-        Args:
-            principal: the same as before but for its access and limits; None: the log-in is gone.
-        """
-        if self._ending or self._refused:
-            return
-        if principal is None:
-            self.end(AccessRefused("this log-in was revoked, or has expired"))
-            return
-        self.principal = principal
-        self.usage.limits = principal.limits
+    def forget_plans(self) -> None:
+        """What was worked out of heads of SENDs counts no more."""
         self.core.forget_heads()
         for event in self._later:
             if type(event) is Send:
                 event.head.plan = None
-        try:
-            self.receiving.check_access()
-        except AccessRefused as error:
-            self.end(error)
-
-    def _meter(self) -> None:
-        """Count what was sent, where the key's sends are limited; the socket is not read while it is over the limit."""
-        sends = self._sent - self._metered
-        if sends and self.usage.limits.sends_per_second is not None:
-            seconds = self.usage.pause_after(sends, self.loop.time())
-            if seconds and not self._ending:
-                self.hold("rate")
-                self._start_timer("rate", seconds, lambda: self.release_hold("rate"))
-        self._metered = self._sent
 
     # -- the end
 
@@ -395,7 +309,7 @@ class ClientConnection(asyncio.Protocol):
         if isinstance(error, NotStomp):
             self._reason = error.code
             if error.answer:
-                self._write(error.answer)
+                self.write(error.answer)
             self._finish()
         else:
             self._refuse(error, event.receipt, fatal=event.fatal)
@@ -412,13 +326,14 @@ class ClientConnection(asyncio.Protocol):
             self._later.clear()
             if self.receipts.waiting:
                 seconds = self.options.linger_seconds
-                self._start_timer("refusal", seconds, lambda: self._say(error, receipt, fatal=fatal))
+                self.start_timer("refusal", seconds, lambda: self._say(error, receipt, fatal=fatal))
         self.receipts.settled(None, lambda: self._say(error, receipt, fatal=fatal))
 
     def _say(self, error: MsgwebError | StompError, receipt: bytes | None, *, fatal: bool = False) -> None:
         if self._ending:
             return
-        self._write(self.core.error(error.code, error.message, receipt))
+        self._gateway.figures.errors[error.code] += 1
+        self.write(self.core.error(error.code, error.message, receipt))
         if self._is_end(fatal):
             self._reason = error.code
             self._finish()
@@ -438,34 +353,22 @@ class ClientConnection(asyncio.Protocol):
             or self.receipts.waiting
             or self.acknowledging.transactions
             or self.sending.errands
-            or self._holds
+            or self.holds
             or self._later
         )
 
     def _finish(self) -> None:
-        """Close so that the last frame arrives: half-close, then wait for the client, but not for long.
-
-        Closing at once would reset the connection when something unread is in the socket, and a reset discards what
-        the client has not read yet: the ERROR.
-        """
+        """The conversation is over; the last frames still arrive."""
         if self._ending:
             return
         self._ending = self._deaf = True
         self._later.clear()
         self.core.close()
         self.receipts.waiting.clear()  # what is still under way has nobody to be confirmed to
-        self._flush()
+        self.flush()
         self._release()
         self._beating.stop()
-        for name in list(self._timers):
-            self._stop_timer(name)
-        for reason in list(self._holds):
-            self.release_hold(reason)
-        if self._transport.can_write_eof() and not (self._half_closed or self._transport.is_closing()):
-            self._transport.write_eof()
-            self._start_timer("linger", self.options.linger_seconds, self._transport.abort)
-        else:
-            self._transport.close()
+        self.close_gently()
 
     def _release(self, *, failed: bool = False) -> None:
         """Give everything back that the engine holds for this connection.
@@ -476,29 +379,25 @@ class ClientConnection(asyncio.Protocol):
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
-        if self._lost or self._ending:
-            self._leave()
+        if self._ending:
+            self.entering.leave()
 
-    def _leave(self) -> None:
-        if self.principal is not None and self.usage.connections:
-            self._gateway.usages.leave(self.principal, self.usage)
-            self.usage = Usage()
-
-    def _log(self) -> None:
+    def _log(self, error: Exception | None) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""
         principal = self.principal
         logger.info(
             "connection listener=%s peer=%s login=%s namespace=%s version=%s seconds=%.1f sent=%d "
-            "delivered=%d reason=%r",
+            "delivered=%d reason=%s%s",
             self.listener,
-            "{}:{}".format(*self._peer) if self._peer else "local",
+            self.peer_name,
             principal.login if principal else "-",
             principal.namespace if principal else "-",
             self.core.version,
-            self.loop.time() - self._opened,
-            self._sent,
+            self.loop.time() - self.opened,
+            self.sent,
             self.delivered,
             self._reason,
+            f" error={str(error)!r}" if error is not None else "",
         )
 
     # -- small parts
@@ -515,10 +414,20 @@ class ClientConnection(asyncio.Protocol):
         return self._gateway.queues
 
     @property
+    def principal(self) -> Principal | None:
+        """Who it is; None before log-in."""
+        return self.entering.principal
+
+    @property
     def entered(self) -> Principal:
         """Who it is, after log-in."""
-        assert self.principal is not None, "the core lets nothing through before CONNECT"
-        return self.principal
+        assert self.entering.principal is not None, "the core lets nothing through before CONNECT"
+        return self.entering.principal
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is heard any more, but perhaps an ERROR is still to be said."""
+        return self._ending or self._refused
 
     @property
     def subscriber(self) -> wishes.Subscriber:
@@ -529,42 +438,20 @@ class ClientConnection(asyncio.Protocol):
         """See `subscriptions.Outlet`."""
         self.acknowledging.drop(subscription)
 
-    @property
-    def paused(self) -> bool:
-        """Whether the socket is not read."""
-        return bool(self._holds)
-
-    def hold(self, reason: str, *, handling: bool = True) -> None:
-        """Read the socket no more, until the reason is gone.
-
-        Args:
-            handling: what was read already is handled; otherwise it waits too.
-        """
-        if not self._holds and not self._transport.is_closing():
-            self._transport.pause_reading()
-        self._holds.add(reason)
-        if not handling:
-            self._deaf = True
+    def wait_for(self, reason: str) -> None:
+        """Read no more, and handle nothing of what was read already, until `release_hold`."""
+        self.hold(reason)
+        self._deaf = True
 
     def release_hold(self, reason: str) -> None:
-        """The reason is gone."""
-        if reason not in self._holds:
-            return
-        self._holds.discard(reason)
-        if self._deaf and reason in WAITING and not (self._ending or self._refused):
+        """See `Channel`. What waited is handled first."""
+        if reason in self.holds and self._deaf and reason in WAITING and not (self._ending or self._refused):
             self._deaf = False
             later, self._later = self._later, []
             self._handle(later)
-        if not self._holds and not self._lost and not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def _start_timer(self, name: str, seconds: float, callback: Callable[[], None]) -> None:
-        self._timers[name] = self.loop.call_later(seconds, callback)
-
-    def _stop_timer(self, name: str) -> None:
-        timer = self._timers.pop(name, None)
-        if timer is not None:
-            timer.cancel()
+            if self._deaf:  # one of them waits again
+                return
+        super().release_hold(reason)
 
     def start_task(self, work: Awaitable[None]) -> None:
         """Run something beside the loop's callbacks."""

@@ -45,3 +45,10 @@ class SettingsDiffer(Conflict):
     """A queue has other settings than a client declares."""
 
     code = "settings_differ"
+
+
+class EndedByOperator(MsgwebError):
+    """Somebody at the console ended the connection."""
+
+    code = "ended_by_operator"
+    status = 410

@@ -1,6 +1,7 @@
 """What a login allows: asked once for each head of a SEND and once for each SUBSCRIBE, never for a message."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from apps.accounts.permissions import Verb
@@ -8,8 +9,12 @@ from apps.broker.engine import REPLY_PREFIX, Address
 from apps.stomp.gateway.destinations import Job, Target, Task, parse_destination
 from apps.stomp.gateway.ports import Principal
 
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
-def check_send(principal: Principal, targets: Iterable[Target], reply_to: str, settings: Mapping[str, Any]) -> None:
+
+def check_send(
+    principal: Principal, targets: Iterable[Target], reply_to: str = "", settings: Mapping[str, Any] = NO_SETTINGS
+) -> None:
     """Whether somebody may send there.
 
     Args:
@@ -27,7 +32,7 @@ def check_send(principal: Principal, targets: Iterable[Target], reply_to: str, s
     _check_dead_letters(principal, settings)
 
 
-def check_receive(principal: Principal, address: Address, settings: Mapping[str, Any]) -> None:
+def check_receive(principal: Principal, address: Address, settings: Mapping[str, Any] = NO_SETTINGS) -> None:
     """Whether somebody may receive from there: a queue, a topic, all topics of a pattern.
 
     Raises:

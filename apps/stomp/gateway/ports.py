@@ -61,6 +61,9 @@ class Authenticator(Protocol):
             Unavailable: the database is away.
         """
 
+    def remembered(self, credentials: Credentials) -> Principal | None:
+        """The principal of credentials that were good a moment ago; None: `authenticate` must be asked."""
+
     async def look_again(self, principals: Iterable[Principal]) -> dict[Principal, Principal]:
         """What they may do now; those whose log-in is gone, or their namespace closed to them, are left out.
 

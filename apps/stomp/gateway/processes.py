@@ -18,8 +18,8 @@ STEADY_SECONDS = 60.0  # a child that lived this long did not die of its start
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 
 #: What a child runs: it calls `ready` once it serves, ends when `lifeline` (a file descriptor) can be read, and
-#: returns its exit code.
-Serve = Callable[[Callable[[], None], int], int]
+#: returns its exit code. The last argument is which of them it is, from 0.
+Serve = Callable[[Callable[[], None], int, int], int]
 
 
 class Processes:
@@ -35,8 +35,8 @@ class Processes:
         self._count = count
         self._serve = serve
         self._ready = ready
-        self._started: dict[int, float] = {}
-        self._due: list[float] = []  # when to start a child
+        self._started: dict[int, tuple[float, int]] = {}  # by pid: when, and which
+        self._due: list[tuple[float, int]] = []  # when to start a child, and which
         self._delay = RESTART_FIRST
         self._failed = False
 
@@ -46,15 +46,15 @@ class Processes:
         self._lifeline, lifeline_end = os.pipe()
         self._readiness, self._readiness_end = os.pipe()
         os.set_blocking(self._readiness, False)
-        self._due = [0.0] * self._count
+        self._due = [(0.0, number) for number in range(self._count)]
         serving = 0
         stopping = announced = False
         while self._started or (self._due and not stopping):
             now = time.monotonic()
-            for due in [due for due in self._due if due <= now and not stopping]:
+            for due in [due for due in self._due if due[0] <= now and not stopping]:
                 self._due.remove(due)
-                self._fork(lifeline_end)
-            waiting = min(self._due, default=now + 1) - now
+                self._fork(lifeline_end, due[1])
+            waiting = min(self._due, default=(now + 1, 0))[0] - now
             received = signal.sigtimedwait(_SIGNALS, max(0.0, min(waiting, 1.0 if announced else 0.05)))
             if received is not None and received.si_signo != signal.SIGCHLD:
                 reloading = received.si_signo == signal.SIGHUP
@@ -69,18 +69,18 @@ class Processes:
                     self._ready()
         return 1 if self._failed else 0
 
-    def _fork(self, lifeline_end: int) -> None:
+    def _fork(self, lifeline_end: int, number: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         pid = os.fork()
         if pid:
-            self._started[pid] = time.monotonic()
+            self._started[pid] = time.monotonic(), number
             return
         code = 1
         try:
             os.close(lifeline_end)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            code = self._serve(lambda: _write_byte(self._readiness_end), self._lifeline)
+            code = self._serve(lambda: _write_byte(self._readiness_end), self._lifeline, number)
         except Exception:
             logger.exception("a gateway process failed")
         finally:
@@ -93,14 +93,17 @@ class Processes:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            lived = time.monotonic() - self._started.pop(pid, time.monotonic())
+            if pid not in self._started:  # a child of the process that this one was before
+                continue
+            begun, number = self._started.pop(pid)
+            lived = time.monotonic() - begun
             code = os.waitstatus_to_exitcode(status)
             if stopping:
                 self._failed = self._failed or code != 0
                 continue
             self._delay = RESTART_FIRST if lived >= STEADY_SECONDS else min(self._delay * 2, RESTART_LAST)
             logger.error("gateway process %d ended with %d; the next one starts in %.1f s", pid, code, self._delay)
-            self._due.append(time.monotonic() + self._delay)
+            self._due.append((time.monotonic() + self._delay, number))
 
     def _count_ready(self) -> int:
         try:

@@ -97,7 +97,7 @@ class Receiving:
             permitted.check_receive(connection.entered, subject, settings)
             acks = event.ack != "auto" and address.kind == "queue" and not wish.browser
             credit = options.auto_credit if event.ack == "auto" or address.kind == "topic" else prefetch
-            granted = connection.usage.subscribe(credit if acks else 0)
+            granted = connection.entering.usage.subscribe(credit if acks else 0)
         except MsgwebError:
             connection.core.drop_subscription(event.id)
             raise
@@ -123,7 +123,7 @@ class Receiving:
             AccessRefused: there is a subscription to what may not be received from any more.
         """
         for grant in self._granted.values():
-            permitted.check_receive(self._connection.entered, grant.subject, {})
+            permitted.check_receive(self._connection.entered, grant.subject)
 
     def _begin(
         self,
@@ -326,7 +326,7 @@ class Receiving:
         """What a subscription was granted is free for others; one that the server made was granted nothing."""
         grant = self._granted.pop(identifier, None)
         if grant is not None:
-            self._connection.usage.unsubscribe(grant.credit)
+            self._connection.entering.usage.unsubscribe(grant.credit)
 
     def _reply_place(self, target: Temporary) -> ReplyPlace:
         place = self._replies.get(target)

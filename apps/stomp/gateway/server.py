@@ -11,11 +11,16 @@ from apps.broker.engine import Engine
 from apps.stomp.gateway.acceptors import Acceptor, bind
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.errors import ShuttingDown
+from apps.stomp.gateway.figures import Figures
 from apps.stomp.gateway.listeners import BadListener, Listener
 from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
+from apps.stomp.gateway.status import StatusProtocol
 from apps.stomp.gateway.subscriptions import TopicFrames
+from apps.stomp.gateway.supervision import Supervision
+from apps.stomp.gateway.tracing import Traces
 from apps.stomp.gateway.usage import Usages
 from apps.stomp.gateway.websocket import WebSocketProtocol
+from msgweb.home import Listen
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +38,8 @@ class Gateway:
     Attributes:
         connections: those that are open.
         usages: what the keys of these connections use.
+        figures: what it has counted.
+        listening: where.
         draining: nothing new is brought to anybody.
     """
 
@@ -53,12 +60,17 @@ class Gateway:
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
+        self.figures = Figures(self)
+        self.supervision = Supervision(self)
+        self.traces = Traces(self.supervision.publish)
         name = secrets.token_hex(4)
         self._sessions = (f"session-{name}-{number}" for number in itertools.count(1))
         prefix = f"t{name}-"
         self.topic_prefix = prefix.encode()
         self.topic_frames = TopicFrames(prefix)
+        self.listening: list[str] = []
         self._acceptors: list[Acceptor] = []
+        self._status: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._emptied: asyncio.Future[None] | None = None
 
@@ -71,8 +83,24 @@ class Gateway:
         """
         acceptor = Acceptor(listener, bind(listener, reuse_port=reuse_port), partial(self._protocol, listener))
         self._acceptors.append(acceptor)
+        self.listening.append(str(listener))
         await acceptor.start()
         return acceptor.port
+
+    async def show_status(self, place: Listen) -> int:
+        """Answer `/healthz`, `/readyz` and `/metrics` there; returns the port.
+
+        Raises:
+            OSError: the port is taken, or the address is not of this machine.
+        """
+        self._status = await self.loop.create_server(lambda: StatusProtocol(self), place.host, place.port)
+        port: int = self._status.sockets[0].getsockname()[1]
+        return port
+
+    @property
+    def ready(self) -> bool:
+        """Whether the database answers, and clients are taken."""
+        return self.engine.healthy and not self.draining
 
     async def reload(self) -> None:
         """Read certificates and keys again. What is no good is logged, and the old ones stay in use."""
@@ -114,10 +142,8 @@ class Gateway:
             await asyncio.wait(self._tasks, timeout=1)
         for task in self._tasks:
             task.cancel()
-
-    def next_session(self) -> str:
-        """A name for CONNECTED's `session`, which no connection had before."""
-        return next(self._sessions)
+        if self._status is not None:
+            self._status.close()  # the last: it says that nobody is taken any more
 
     def principals(self) -> set[Principal]:
         """Those who are connected and whose access may change."""
@@ -131,7 +157,11 @@ class Gateway:
         for connection in list(self.connections):
             principal = connection.principal
             if principal is not None and principal in changed:
-                connection.access_changed(changed[principal])
+                connection.entering.change(changed[principal])
+
+    def next_session(self) -> str:
+        """A name for CONNECTED's `session`, which no connection had before."""
+        return next(self._sessions)
 
     def forget(self, connection: ClientConnection) -> None:
         """The connection is gone."""

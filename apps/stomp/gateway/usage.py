@@ -68,6 +68,10 @@ class Usage:
         self.unacked -= credit
 
 
+#: Of those who have not logged in.
+NOTHING = Usage()
+
+
 class Usages:
     """Of all who are connected to this process."""
 

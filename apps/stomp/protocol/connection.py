@@ -100,7 +100,8 @@ class ServerConnection:
                     events.append(cast(Event, item))
             except RemoteProtocolError as error:
                 receipt = item.receipt if isinstance(item, Frame | Send) else None
-                events.append(Violation(error, receipt, error.fatal or not self.survives_errors))
+                fatal = error.fatal or not self.survives_errors
+                events.append(Violation(error.with_traceback(None), receipt, fatal))  # as in the parser: no cycle
             last = events[-1]
             if type(last) is Disconnect or (type(last) is Violation and last.fatal):
                 self.close()

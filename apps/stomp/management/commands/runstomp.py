@@ -27,7 +27,7 @@ from apps.stomp.gateway.queue_port import Queues
 from apps.stomp.gateway.server import Gateway
 from msgweb.database import conninfo_of
 from msgweb.errors import Unavailable
-from msgweb.home import Listen, stomp_listen
+from msgweb.home import Listen, parse_listen, stomp_listen
 from msgweb.pidfile import write_pid
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,12 @@ class Command(BaseCommand):
             help="host:port, or stomp://, stomps://, ws://, wss:// with settings such as ?dialect=activemq; may be "
             "said several times; default: MSGWEB_STOMP, else 127.0.0.1:61613, and what MSGWEB_STOMP_LISTENERS says",
         )
+        parser.add_argument(
+            "--status",
+            metavar="HOST:PORT",
+            help="answer /healthz, /readyz and /metrics there; each further process of --processes one port above; "
+            "default: MSGWEB_STOMP_STATUS, else nowhere",
+        )
         parser.add_argument("--processes", type=int, default=1, help="so many processes share the port (default 1)")
         parser.add_argument(
             "--drain-seconds",
@@ -66,6 +72,7 @@ class Command(BaseCommand):
         """Run one process, or a parent and its children."""
         try:
             listeners = _listeners(options["listen"])
+            status = _status(options["status"])
         except (BadListener, ValueError) as error:
             raise CommandError(str(error)) from error
         drain = options["drain_seconds"]
@@ -73,7 +80,7 @@ class Command(BaseCommand):
         if count < 1 or drain < 0:
             raise CommandError("--processes must be at least 1 and --drain-seconds not negative")
         if count == 1:
-            code = self._serve(listeners, drain, self._announce, shared=False)
+            code = self._serve(listeners, status, drain, self._announce, shared=False)
         else:
             if not all(listener.place.port for listener in listeners):
                 raise CommandError("several processes need a port to share, not 0")
@@ -82,8 +89,13 @@ class Command(BaseCommand):
             connections.close_all()
             code = Processes(
                 count,
-                lambda ready, lifeline: self._serve(
-                    listeners, drain, lambda _: ready(), shared=True, lifeline=lifeline
+                lambda ready, lifeline, number: self._serve(
+                    listeners,
+                    status and status._replace(port=status.port + number),
+                    drain,
+                    lambda _: ready(),
+                    shared=True,
+                    lifeline=lifeline,
                 ),
                 lambda: self._announce(listeners),
             ).run()
@@ -93,6 +105,7 @@ class Command(BaseCommand):
     def _serve(
         self,
         listeners: list[Listener],
+        status: Listen | None,
         drain: float,
         ready: Callable[[list[Listener]], None],
         *,
@@ -101,7 +114,7 @@ class Command(BaseCommand):
     ) -> int:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_serve(listeners, drain, ready, shared=shared, lifeline=lifeline))
+                runner.run(_serve(listeners, status, drain, ready, shared=shared, lifeline=lifeline))
         except (Unavailable, BadListener) as error:
             raise CommandError(error.message) from error
         return 0
@@ -116,6 +129,7 @@ class Command(BaseCommand):
 
 async def _serve(
     listeners: list[Listener],
+    status: Listen | None,
     drain: float,
     ready: Callable[[list[Listener]], None],
     *,
@@ -145,9 +159,20 @@ async def _serve(
             try:
                 port = await gateway.listen(listener, reuse_port=shared)
             except OSError as error:
-                raise CommandError(_why_not(listener, error)) from error
+                raise CommandError(_why_not(listener.place, error)) from error
             bound.append(replace(listener, place=Listen(listener.place.host, port)))
-        watch = AccessWatch(conninfo, authenticator, gateway)
+        if status is not None:
+            try:
+                await gateway.show_status(status)
+            except OSError as error:
+                raise CommandError(_why_not(status, error)) from error
+        gateway.supervision.start()
+
+        def report() -> None:
+            if authenticator.failures.failed:
+                engine.details["failed log-ins"] = authenticator.failures.failed
+
+        watch = AccessWatch(conninfo, authenticator, gateway, looked=report)
         watch.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
         gc.collect()
@@ -174,16 +199,21 @@ def _listeners(urls: list[str] | None) -> list[Listener]:
     return [parse_listener(url) for url in urls]
 
 
+def _status(option: str | None) -> Listen | None:
+    """Raises ValueError."""
+    text = option or os.environ.get("MSGWEB_STOMP_STATUS")
+    return parse_listen(text, "--status" if option else "MSGWEB_STOMP_STATUS", "127.0.0.1:9100") if text else None
+
+
 def _check_free(listener: Listener) -> None:
     """Sharing a port would let a second gateway in silently; so look before the children share it."""
     try:
         bind(listener).close()
     except OSError as error:
-        raise CommandError(_why_not(listener, error)) from error
+        raise CommandError(_why_not(listener.place, error)) from error
 
 
-def _why_not(listener: Listener, error: OSError) -> str:
-    place = listener.place
+def _why_not(place: Listen, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{place} is taken: another gateway or another program listens there (move this one by MSGWEB_STOMP)"
     return f"cannot listen on {place}: {os.strerror(error.errno) if error.errno else error}"

@@ -1,0 +1,114 @@
+"""Asking the gateways, wherever they run: a question goes out on a topic, their answers come back on another.
+
+See `apps.stomp.gateway.supervision` for the other side; the names here are those there.
+"""
+
+import asyncio
+import json
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from apps.broker import catalogue
+from apps.broker.engine import Address
+from apps.console.topics import topics_of_loop
+
+NAMESPACE = "$gateways"
+QUESTIONS = Address(NAMESPACE, "topic", "questions")
+ANSWER_SECONDS = 1.0  # a gateway that has not answered by then is shown as silent
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection to a gateway, as it was when it was asked.
+
+    Attributes:
+        name: the STOMP session; "" before log-in.
+        paused: why its socket is not read: `congestion` (the database lags), `rate` (its key's limit), `clogged` (it
+            does not read), `errands` (its requests for jobs are under way), `log-in`, `declaration`.
+        clogged: it does not read.
+        unread: bytes that wait for it.
+    """
+
+    name: str
+    listener: str
+    dialect: str
+    peer: str
+    login: str
+    namespace: str
+    version: str
+    since: datetime
+    sent: int
+    delivered: int
+    subscriptions: int
+    unacked: int
+    paused: list[str]
+    clogged: bool
+    unread: int
+    traced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway process.
+
+    Attributes:
+        count: of its connections, of which `connections` may be the newest alone.
+    """
+
+    host: str
+    process: int
+    count: int
+    connections: list[Connection]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Attributes: silent: gateways that hold their lease and did not answer."""
+
+    gateways: list[Gateway]
+    silent: int
+
+
+async def survey() -> Survey:
+    """All connections of all gateways.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    expected = await sync_to_async(catalogue.sessions_serving)("gateway")
+    feed = topics_of_loop()
+    answers: list[dict[str, Any]] = []
+    reply = f"answer.{secrets.token_urlsafe(12)}"
+    async with feed.listen(Address(NAMESPACE, "topic", reply)) as listener:
+        await ask({"ask": "connections", "reply": reply})
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while len(answers) < expected:
+                    await listener.woken.wait()
+                    listener.woken.clear()
+                    answers += [json.loads(delivery.body) for delivery in listener.take()[0]]
+        except TimeoutError:
+            pass  # what is missing is said
+    gateways = [_gateway(answer) for answer in answers]
+    return Survey(sorted(gateways, key=lambda one: (one.host, one.process)), max(0, expected - len(gateways)))
+
+
+async def ask(question: dict[str, Any]) -> None:
+    """Send a question to all gateways.
+
+    Raises:
+        Unavailable: the database does not answer.
+    """
+    await topics_of_loop().publish(QUESTIONS, json.dumps(question).encode())
+
+
+def _gateway(answer: dict[str, Any]) -> Gateway:
+    connections = [
+        Connection(**{**one, "since": datetime.fromtimestamp(one["since"], UTC)}) for one in answer["connections"]
+    ]
+    connections.sort(key=lambda one: one.since, reverse=True)
+    return Gateway(answer["host"], answer["process"], answer["count"], connections)

@@ -1,0 +1,281 @@
+"""The attacks. Each does all that it means to do and returns a sentence of what it did and saw."""
+
+import contextlib
+import random
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+SECONDS = 30.0  # a deadline for a loaded machine, not an expectation
+MIB = 1024 * 1024
+TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2
+HTTP = b"GET /console HTTP/1.1\r\nHost: msgweb\r\nAccept: */*\r\n\r\n"
+
+
+class Target(NamedTuple):
+    """The gateway, and a key that opens it."""
+
+    port: int
+    login: str
+    passcode: str
+
+    @property
+    def connect_frame(self) -> bytes:
+        """CONNECT with the good key."""
+        return f"CONNECT\naccept-version:1.2\nlogin:{self.login}\npasscode:{self.passcode}\n\n\0".encode()
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One kind.
+
+    Attributes:
+        name: a few words, for the table.
+        run: does it; its argument says how much, 1.0 for the full measure.
+        most: by how many bytes the gateway may grow at most, at the full measure.
+        answered: every one of its clients is told by an ERROR.
+    """
+
+    name: str
+    run: Callable[[Target, float], str]
+    most: int
+    answered: bool = False
+
+    def __str__(self) -> str:
+        return self.name.replace(" ", "-").replace(",", "")
+
+
+def dial(target: Target, *, logged_in: bool = False) -> socket.socket:
+    """A connection to the gateway."""
+    client = socket.create_connection(("127.0.0.1", target.port), SECONDS)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if logged_in:
+        client.sendall(target.connect_frame)
+        answer = b""
+        while not answer.endswith(b"\0\n"):
+            data = client.recv(4096)
+            assert data, answer
+            answer += data
+        assert answer.startswith(b"CONNECTED"), answer
+    return client
+
+
+def vanish(client: socket.socket) -> None:
+    """Close with a reset, which leaves nothing behind on this machine either."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def rest_of(client: socket.socket) -> bytes:
+    """All that still comes, until the server ends the connection."""
+    answer = b""
+    with contextlib.suppress(ConnectionError):
+        while data := client.recv(65536):
+            answer += data
+    return answer
+
+
+@contextlib.contextmanager
+def crowd(target: Target, count: int, *, logged_in: bool = False) -> Iterator[list[socket.socket]]:
+    """So many connections at once."""
+    clients: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            clients.append(dial(target, logged_in=logged_in))
+        yield clients
+    finally:
+        for client in clients:
+            vanish(client)
+
+
+def push(client: socket.socket, chunk: bytes, most: int) -> int:
+    """Send the chunk again and again until the server has had enough, or `most` bytes are out; how many went."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        while sent < most:
+            client.sendall(chunk)
+            sent += len(chunk)
+    return sent
+
+
+def trickle(target: Target, measure: float) -> str:
+    """Many clients that send a byte now and then, half of them before they have logged in."""
+    count, turns = int(150 * measure), int(60 * measure)
+    slow = b"SEND\ndestination:/queue/attack.trickle\ncontent-length:100000\n\n" + b"x" * 1000
+    with crowd(target, count) as strangers, crowd(target, count, logged_in=True) as clients:
+        for turn in range(turns):
+            for stranger in strangers:
+                stranger.sendall(target.connect_frame[turn : turn + 1])
+            for client in clients:
+                client.sendall(slow[turn : turn + 1])
+    return f"{2 * count} connections, {turns} bytes each, byte by byte"
+
+
+def deaf(target: Target, measure: float) -> str:
+    """Consumers that never read, of a topic and of a queue, while a lot is sent to both."""
+    count, messages, size = int(20 * measure), int(300 * measure), 100_000
+    with crowd(target, count, logged_in=True) as topical, crowd(target, count, logged_in=True) as queued:
+        for client in topical:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(b"SUBSCRIBE\nid:0\ndestination:/topic/attack.deaf\n\n\0")
+        for client in queued:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.sendall(b"SUBSCRIBE\nid:0\ndestination:/queue/attack.deaf\nack:auto\n\n\0")
+        publisher = dial(target, logged_in=True)
+        body = b"x" * size
+        for place in ("topic", "queue"):
+            frame = f"SEND\ndestination:/{place}/attack.deaf\nreceipt:r\ncontent-length:{size}\n\n".encode()
+            for _ in range(messages):
+                publisher.sendall(frame + body + b"\0")
+                answer = b""
+                while not answer.endswith(b"\0\n"):
+                    answer += publisher.recv(4096)
+                assert answer.startswith(b"RECEIPT"), answer
+        vanish(publisher)
+    return f"{2 * count} consumers that never read; {2 * messages * size // MIB} MiB sent"
+
+
+def header_bombs(target: Target, measure: float) -> str:
+    """Headers without end: many small ones, one long one, before log-in and after it."""
+    answers: Counter[str] = Counter()
+    sent = 0
+    count = int(60 * measure)
+    for number in range(count):
+        client = dial(target, logged_in=number % 2 == 0)
+        client.sendall(b"SEND\n" if number % 2 == 0 else b"CONNECT\n")
+        chunk = (b"name:" + b"v" * 90 + b"\n") * 600 if number % 4 < 2 else b"v" * 60_000
+        sent += push(client, chunk, 50 * MIB)
+        answers["ERROR" if b"limit_exceeded" in rest_of(client) else "the end"] += 1
+        vanish(client)
+    return f"{count} connections; {sent / count / 1024:.0f} KiB got through each; {told(answers)}"
+
+
+def connects(target: Target, measure: float) -> str:
+    """Connections by four threads: silent ones, half a greeting, a log-in, a page that looks in and leaves."""
+    total, threads = int(10_000 * measure), 4
+    greetings = (b"", b"CONNECT\naccept-ver", target.connect_frame, target.connect_frame + b"DISCONNECT\n\n\0")
+
+    def some(part: int) -> None:
+        for number in range(part, total, threads):
+            client = dial(target)
+            client.sendall(greetings[number // threads % 4])
+            vanish(client)
+
+    workers = [threading.Thread(target=some, args=(part,)) for part in range(threads)]
+    begun = time.monotonic()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return f"{total} connections, {total / (time.monotonic() - begun):.0f} a second"
+
+
+def wrong_passcodes(target: Target, measure: float) -> str:
+    """Log-ins that cannot be."""
+    count = int(200 * measure)
+    answers: Counter[str] = Counter()
+    for number in range(count):
+        client = dial(target)
+        client.sendall(f"CONNECT\naccept-version:1.2\nlogin:{target.login}\npasscode:{number}\n\n\0".encode())
+        answers["ERROR" if b"ERROR" in rest_of(client) else "the end"] += 1
+        vanish(client)
+    return f"{count} log-ins; {told(answers)}"
+
+
+def open_and_idle(target: Target, measure: float) -> str:
+    """Connections that are opened, logged in and left alone."""
+    count = int(2_000 * measure)
+    with crowd(target, count, logged_in=True):
+        pass
+    return f"{count} connections at once, logged in"
+
+
+def garbage(target: Target, measure: float) -> str:
+    """Random bytes, before log-in and after it."""
+    chance = random.Random(17)
+    count = int(400 * measure)
+    answers: Counter[str] = Counter()
+    for number in range(count):
+        client = dial(target, logged_in=number % 2 == 0)
+        with contextlib.suppress(ConnectionError):
+            client.sendall(chance.randbytes(chance.randrange(1, 20_000)))
+            client.shutdown(socket.SHUT_WR)
+        answers["ERROR" if b"ERROR" in rest_of(client) else "the end"] += 1
+        vanish(client)
+    return f"{count} connections; {told(answers)}"
+
+
+def half_frames(target: Target, measure: float) -> str:
+    """A conversation that is cut off after each of its bytes, by an end or by a reset."""
+    whole = target.connect_frame + (
+        b"SUBSCRIBE\nid:0\ndestination:/queue/attack.half\nack:client\n\n\0"
+        b"BEGIN\ntransaction:t\n\n\0"
+        b"SEND\ndestination:/queue/attack.half\ntransaction:t\ncontent-length:5\n\nhe\0lo\0"
+        b"ACK\nid:1\ntransaction:t\n\n\0COMMIT\ntransaction:t\n\n\0"
+    )
+    step = max(1, round(1 / measure))
+    cuts = 0
+    for size in range(0, len(whole), step):
+        for end in (vanish, leave):
+            client = dial(target)
+            client.sendall(whole[:size])
+            end(client)
+            cuts += 1
+    return f"{cuts} connections, each cut one byte later"
+
+
+def leave(client: socket.socket) -> None:
+    """Half-close, and wait until the server has closed too."""
+    client.shutdown(socket.SHUT_WR)
+    rest_of(client)
+    vanish(client)
+
+
+def ten_gigabytes(target: Target, measure: float) -> str:
+    """Frames that announce ten gigabytes."""
+    count = int(40 * measure)
+    answers: Counter[str] = Counter()
+    sent = 0
+    for _ in range(count):
+        client = dial(target, logged_in=True)
+        client.sendall(b"SEND\ndestination:/queue/attack.huge\nreceipt:r\ncontent-length:10000000000\n\n")
+        sent += push(client, b"x" * 65536, 20 * MIB)
+        answers["ERROR" if b"limit_exceeded" in rest_of(client) else "the end"] += 1
+        vanish(client)
+    return f"{count} connections; {sent / count / 1024:.0f} KiB got through each; {told(answers)}"
+
+
+def wrong_port(target: Target, measure: float) -> str:
+    """TLS hellos and HTTP requests."""
+    count = int(400 * measure)
+    answers: Counter[str] = Counter()
+    for number in range(count):
+        client = dial(target)
+        client.sendall(TLS_HELLO if number % 2 else HTTP)
+        answers["HTTP 400" if rest_of(client).startswith(b"HTTP/1.1 400") else "the end"] += 1
+        vanish(client)
+    return f"{count} connections; {told(answers)}"
+
+
+def told(answers: Counter[str]) -> str:
+    """What came back, and how often."""
+    return ", ".join(f"{count} x {answer}" for answer, count in answers.most_common())
+
+
+ATTACKS = [
+    Attack("bytes trickled", trickle, 40 * MIB),
+    Attack("consumers that never read", deaf, 200 * MIB),
+    Attack("header bombs", header_bombs, 15 * MIB, answered=True),
+    Attack("ten thousand connects", connects, 60 * MIB),
+    Attack("wrong passcodes", wrong_passcodes, 20 * MIB, answered=True),
+    Attack("idle connections", open_and_idle, 60 * MIB),
+    Attack("garbage", garbage, 20 * MIB),
+    Attack("half frames, cut at each byte", half_frames, 20 * MIB),
+    Attack("content-length of 10 GB", ten_gigabytes, 30 * MIB, answered=True),
+    Attack("TLS and HTTP on the wrong port", wrong_port, 20 * MIB),
+]

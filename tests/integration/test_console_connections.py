@@ -1,0 +1,70 @@
+"""The console's page of connections, with a gateway that answers."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import Client
+
+from apps.accounts.models import Namespace
+from tests.stomp_gateway import NAMESPACE, RunningGateway
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def running(conninfo: str) -> Iterator[RunningGateway]:
+    Namespace.objects.get_or_create(name=NAMESPACE)
+    with RunningGateway(conninfo) as running:
+
+        async def start() -> None:
+            running.gateway.supervision.start()
+            running.engine.serve()
+
+        running.run(start)
+        yield running
+
+
+@pytest.fixture
+def staff() -> Client:
+    User.objects.create_superuser("root", password="x")
+    client = Client()
+    client.login(username="root", password="x")
+    return client
+
+
+def test_who_is_connected(running: RunningGateway, staff: Client) -> None:
+    session = running.client().connect()["session"]
+    text = staff.get("/connections/").content.decode()
+    assert session in text and "guest" in text and "did not answer" not in text
+
+
+def test_a_trace_and_an_end(running: RunningGateway, staff: Client) -> None:
+    client = running.client()
+    session = client.connect()["session"]
+    page = staff.get("/connections/trace/", {"connection": session}).content.decode()
+    assert re.search(r'data-stream="/events/topic/[^"]+"', page)
+    text = staff.get("/connections/").content.decode()
+    assert "traced" in text
+    staff.post("/connections/end/", {"connection": session})
+    client.expect_error("ended_by_operator")
+
+
+def test_that_no_gateway_is_there_is_said(staff: Client) -> None:
+    assert "manage.py runstomp" in staff.get("/connections/").content.decode()
+
+
+@pytest.mark.parametrize("query", [{}, {"connection": "a", "login": "b"}])
+def test_a_trace_is_of_one(staff: Client, query: dict[str, str]) -> None:
+    assert staff.get("/connections/trace/", query).status_code == 404
+
+
+def test_it_is_for_staff_with_the_permission() -> None:
+    User.objects.create_user("clerk", password="x", is_staff=True)
+    client = Client()
+    assert client.get("/connections/").status_code == 302
+    client.login(username="clerk", password="x")
+    for path in ("/connections/", "/connections/trace/?login=x"):
+        assert client.get(path).status_code == 403
+    assert client.post("/connections/end/", {"connection": "x"}).status_code == 403
