@@ -4,7 +4,16 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from apps.console import access_pages, connection_pages, health, job_actions, job_pages, pages, queue_pages
+from apps.console import (
+    access_pages,
+    connection_pages,
+    health,
+    job_actions,
+    job_pages,
+    pages,
+    queue_pages,
+    schedule_pages,
+)
 
 app_name = "console"
 
@@ -25,6 +34,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/log.txt", job_pages.job_log, name="job_log"),
     path("jobs/<uuid:job_id>/<str:action>/", job_actions.act, name="job_action"),
     path("jobs/do/", job_actions.act_on_all, name="jobs_action"),
+    path("schedules/", schedule_pages.page, name="schedules"),
     path("queues/", pages.queues, name="queues"),
     path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
