@@ -12,6 +12,7 @@ from apps.console import (
     job_pages,
     pages,
     queue_pages,
+    schedule_pages,
     worker_actions,
 )
 
@@ -34,6 +35,7 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/log.txt", job_pages.job_log, name="job_log"),
     path("jobs/<uuid:job_id>/<str:action>/", job_actions.act, name="job_action"),
     path("jobs/do/", job_actions.act_on_all, name="jobs_action"),
+    path("schedules/", schedule_pages.page, name="schedules"),
     path("queues/", pages.queues, name="queues"),
     path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
