@@ -104,6 +104,36 @@ def leaves_transaction(context: JobContext) -> bool:
     return dirty
 
 
+@task(name="samples.converse", queue=QUEUE)
+def converse(context: JobContext, *, name: str, folder: str) -> None:
+    """Speak in turns with another job: each line waits for the other's one before."""
+    other = "b" if name == "a" else "a"
+    for number in range(20):
+        print(f"{name}{number}")
+        (Path(folder) / f"{name}{number}").touch()
+        while not (Path(folder) / f"{other}{number}").exists():
+            time.sleep(0.001)
+
+
+@task(name="samples.take_turns", queue=QUEUE)
+def take_turns(context: JobContext, *, turns: int) -> None:
+    """Speak in turns with child processes."""
+    for turn in range(turns):
+        print(f"by print {turn}")
+        subprocess.run(["echo", f"by a child {turn}"], check=True)
+        logging.getLogger("samples").warning("by logging %d", turn)
+        subprocess.run(["echo", f"by another child {turn}"], check=True)
+
+
+@task(name="samples.grow", queue=QUEUE)
+def grow(context: JobContext, *, mebibytes: int) -> None:
+    """Take memory, and keep it."""
+    _kept.append(bytearray(os.urandom(1024) * 1024 * mebibytes))
+
+
+_kept: list[bytearray] = []
+
+
 @task(name="samples.flood", queue=QUEUE)
 def flood(context: JobContext, *, lines: int) -> None:
     """Say far too much."""

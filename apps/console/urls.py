@@ -13,6 +13,7 @@ from apps.console import (
     pages,
     queue_pages,
     schedule_pages,
+    worker_actions,
 )
 
 app_name = "console"
@@ -39,6 +40,7 @@ urlpatterns = [
     path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
     path("workers/", pages.workers, name="workers"),
+    path("workers/<int:session>/<str:action>/", worker_actions.act, name="worker_action"),
     path("connections/", connection_pages.connections, name="connections"),
     path("connections/trace/", connection_pages.trace, name="trace"),
     path("connections/end/", connection_pages.end, name="connection_end"),
