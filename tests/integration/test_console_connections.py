@@ -8,6 +8,7 @@ from django.contrib.auth.models import User
 from django.test import Client
 
 from apps.accounts.models import Namespace
+from apps.stomp.gateway import supervision
 from tests.stomp_gateway import NAMESPACE, RunningGateway
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,6 +50,28 @@ def test_a_trace_and_an_end(running: RunningGateway, staff: Client) -> None:
     assert "traced" in text
     staff.post("/connections/end/", {"connection": session})
     client.expect_error("ended_by_operator")
+
+
+def test_a_gateway_of_another_version_is_shown_and_one_that_makes_no_sense_is_silent(
+    running: RunningGateway, staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = running.client().connect()["session"]
+    described = supervision._described
+    monkeypatch.setattr(supervision, "_described", lambda one: {**described(one), "mood": "good"})
+    assert session in staff.get("/connections/").content.decode()
+    monkeypatch.setattr(supervision, "_described", lambda one: {"mood": "bad"})
+    assert "did not answer" in staff.get("/connections/").content.decode()
+
+
+def test_five_hundred_connections_fit_into_an_answer(
+    running: RunningGateway, staff: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = supervision._described
+    monkeypatch.setattr(supervision, "_described", lambda one: {**described(one), "login": "é" * 500})
+    monkeypatch.setattr(supervision, "sorted", lambda ones, key=None: list(ones) * (500 if key else 1), raising=False)
+    running.client().connect()
+    text = staff.get("/connections/").content.decode()
+    assert "did not answer" not in text and text.count("é" * 500) >= 500
 
 
 def test_that_no_gateway_is_there_is_said(staff: Client) -> None:
