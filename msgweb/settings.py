@@ -4,15 +4,21 @@ DATABASE_URL           postgresql://...; without it the embedded cluster under M
 MSGWEB_HOME            data and secrets, default .msgweb in the repository's root
 MSGWEB_HTTP            host:port of the web process, default 127.0.0.1:8000
 MSGWEB_STOMP           host:port of the STOMP gateway, default 127.0.0.1:61613
+MSGWEB_STOMP_LISTENERS further places of the gateway, as URLs (docs/reference/gateway.md)
+MSGWEB_STOMP_STATUS    host:port of the health and figures of the gateway, default none
 MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB_HOME
 MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides localhost and loopback
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
 MSGWEB_DB_POOL         database connections that the threads of a process share at most; 0: no pool; default 20 for web
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
+MSGWEB_JOBS_KEEP       days that jobs which have ended are kept, by state, and their logs: succeeded=7,failed=30,
+                       cancelled=7,expired=7,logs=14; `never` removes none of them
+MSGWEB_SCHEDULES       jobs at times, as JSON: see apps.jobs.schedules
 MSGWEB_TASK_MODULES    comma-separated modules with @task functions, beside the tasks module of each app
 """
 
+import json
 import os
 
 from msgweb import database
@@ -30,6 +36,9 @@ ALLOWED_HOSTS = [
 MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
 MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
 MSGWEB_TASK_MODULES = [name for name in os.environ.get("MSGWEB_TASK_MODULES", "").split(",") if name]
+
+MSGWEB_JOBS_KEEP = os.environ.get("MSGWEB_JOBS_KEEP", "")
+MSGWEB_SCHEDULES = json.loads(os.environ.get("MSGWEB_SCHEDULES") or "{}")
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -16,7 +16,7 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from apps.jobs import Concurrency, JobContext, Rate, Unique, external_task, task
+from apps.jobs import Backoff, Concurrency, JobContext, Rate, Unique, external_task, task
 
 QUEUE = "samples"
 
@@ -104,6 +104,36 @@ def leaves_transaction(context: JobContext) -> bool:
     return dirty
 
 
+@task(name="samples.converse", queue=QUEUE)
+def converse(context: JobContext, *, name: str, folder: str) -> None:
+    """Speak in turns with another job: each line waits for the other's one before."""
+    other = "b" if name == "a" else "a"
+    for number in range(20):
+        print(f"{name}{number}")
+        (Path(folder) / f"{name}{number}").touch()
+        while not (Path(folder) / f"{other}{number}").exists():
+            time.sleep(0.001)
+
+
+@task(name="samples.take_turns", queue=QUEUE)
+def take_turns(context: JobContext, *, turns: int) -> None:
+    """Speak in turns with child processes."""
+    for turn in range(turns):
+        print(f"by print {turn}")
+        subprocess.run(["echo", f"by a child {turn}"], check=True)
+        logging.getLogger("samples").warning("by logging %d", turn)
+        subprocess.run(["echo", f"by another child {turn}"], check=True)
+
+
+@task(name="samples.grow", queue=QUEUE)
+def grow(context: JobContext, *, mebibytes: int) -> None:
+    """Take memory, and keep it."""
+    _kept.append(bytearray(os.urandom(1024) * 1024 * mebibytes))
+
+
+_kept: list[bytearray] = []
+
+
 @task(name="samples.flood", queue=QUEUE)
 def flood(context: JobContext, *, lines: int) -> None:
     """Say far too much."""
@@ -111,6 +141,7 @@ def flood(context: JobContext, *, lines: int) -> None:
         print(f"line {number}")
 
 
+by_others_again = external_task(name="samples.by_others_again", queue="samples.outside", max_attempts=2, expires=60)
 by_others = external_task(name="samples.by_others", queue="samples.outside", required=("order",), optional=("note",))
 
 
@@ -156,3 +187,46 @@ def begins_anew(context: JobContext) -> None:
 def tell(context: JobContext, *, what: Any = None) -> Any:
     """What it was told."""
     return what
+
+
+@task(name="samples.too_long", queue=QUEUE, timeout=0.3, max_attempts=2, backoff=Backoff(first=0, jitter=0))
+def too_long(context: JobContext, *, polite: bool) -> None:
+    """Never end by itself."""
+    while True:
+        if polite:
+            context.checkpoint()
+        time.sleep(0.01)
+
+
+@task(name="samples.dies_between_steps", queue=QUEUE, max_attempts=3, backoff=Backoff(first=0, jitter=0))
+def dies_between_steps(context: JobContext, *, folder: str) -> list[int]:
+    """Three steps; the process dies behind the second, the first time."""
+
+    def work(number: int) -> int:
+        with (Path(folder) / "steps").open("a") as file:
+            file.write(f"{number}\n")
+        return number
+
+    done = [context.step(f"step {number}", work, number) for number in (1, 2)]
+    if context.attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [*done, context.step("step 3", work, 3)]
+
+
+@task(name="samples.crowd", queue=QUEUE, concurrency=Concurrency(2, "crowd"))
+def crowd(context: JobContext, *, folder: str) -> int:
+    """Tell how many of its kind are at work beside it."""
+    mine = Path(folder) / f"in-{context.job_id}"
+    mine.touch()
+    time.sleep(0.05)
+    beside = len(list(Path(folder).glob("in-*")))
+    mine.unlink()
+    return beside
+
+
+@task(name="samples.slow_retry", queue=QUEUE, max_attempts=2, backoff=Backoff(first=4, jitter=0))
+def slow_retry(context: JobContext) -> float:
+    """Fail once, to be tried again four seconds later."""
+    if context.attempt == 1:
+        raise ValueError("not yet")
+    return time.time()

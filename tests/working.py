@@ -1,6 +1,7 @@
 """Jobs of an installation, as a test asks for them, watches them and lets them go on; and the workers that do them."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -147,7 +148,11 @@ class Jobs:
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=REPOSITORY,
-            env={**self.installation.env, "DJANGO_SETTINGS_MODULE": "msgweb.settings", "PYTHONPATH": str(REPOSITORY)},
+            env={
+                **self.installation.env,
+                "DJANGO_SETTINGS_MODULE": "msgweb.settings",
+                "PYTHONPATH": os.pathsep.join([str(REPOSITORY), self.installation.env.get("PYTHONPATH", "")]),
+            },
             capture_output=True,
             text=True,
             timeout=60,

@@ -18,6 +18,10 @@
     output       what a task prints and logs
     wire         the messages between supervisor and slot
     limits       what bounds a job's log
+    reloading    in development: a worker starts again when the code has changed
 
-Knows the broker by its Engine protocol and jobs by `apps.jobs`; nothing imports it.
+    models       what people want of workers; `orders` is how they say it
+
+Knows the broker by its Engine protocol and jobs by `apps.jobs`; of it the console imports `orders`, and nobody anything
+else.
 """

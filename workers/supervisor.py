@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from apps.broker.engine import Engine
 from apps.jobs.upkeep import Upkeep
 from msgweb.errors import Unavailable
-from workers.control import Control
+from workers.control import Control, Wish
 from workers.dispatch import Dispatch
 from workers.ledger import Ledger
 from workers.options import Options
@@ -24,13 +24,34 @@ HAND_BACK_SECONDS = 10.0  # how long a worker that was told twice to stop tries 
 class Supervisor:
     """One worker. `run` serves until `stop` was called and everything is at rest."""
 
-    def __init__(self, engine: Engine, conninfo: str, options: Options, pid: int, forks: Forks) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        conninfo: str,
+        options: Options,
+        pid: int,
+        forks: Forks,
+        changed: Callable[[dict[str, Any]], None],
+    ) -> None:
+        """
+        Args:
+            pid: of the worker's main process.
+            changed: called with what the console is to show of this worker, when that has changed.
+        """
         self._engine = engine
         self._options = options
         self._ledger = Ledger(conninfo, socket.gethostname(), pid, lambda jobs: self._dispatch.cancel(jobs))
         self._dispatch = Dispatch(engine, self._ledger, options, forks, self._spawn)
-        self._control = Control(conninfo, self._dispatch.running, self._dispatch.cancel, self._dispatch.serve)
+        self._control = Control(
+            conninfo,
+            self._dispatch.running,
+            self._dispatch.cancel,
+            self._dispatch.serve,
+            lambda: int(engine.session),
+            self._obey,
+        )
         self._upkeep = Upkeep(conninfo)
+        self._changed = changed
         self._tasks: set[asyncio.Task[None]] = set()
         self._stop_asked = asyncio.Event()
         self._hand_back_asked = asyncio.Event()
@@ -46,6 +67,7 @@ class Supervisor:
         if self._stop_asked.is_set():
             self._hand_back_asked.set()
         self._stop_asked.set()
+        self._changed(self.details())
 
     def pause(self, paused: bool) -> None:
         """Take no more jobs until told otherwise; those here go on."""
@@ -53,6 +75,7 @@ class Supervisor:
             log.info("paused" if paused else "resumed")
             self._dispatch.paused = paused
             self._dispatch.flush_soon()
+            self._changed(self.details())
 
     def resize(self, slots: int) -> None:
         """Have so many slots."""
@@ -60,6 +83,15 @@ class Supervisor:
             log.info("%d slots instead of %d", slots, self._dispatch.roster.size)
             self._dispatch.roster.resize(slots)
             self._dispatch.flush_soon()
+            self._changed(self.details())
+
+    def _obey(self, wish: Wish) -> None:
+        if wish.paused is not None:
+            self.pause(wish.paused)
+        if wish.slots is not None:
+            self.resize(wish.slots)
+        if wish.stop and not self._stop_asked.is_set():
+            self.stop()
 
     @property
     def slots(self) -> int:
@@ -72,6 +104,7 @@ class Supervisor:
             "slots": self.slots,
             "threads": self._options.threads,
             "paused": self._dispatch.paused,
+            "draining": self._stop_asked.is_set(),
             "queues": self._dispatch.intake.names(),
             "namespaces": list(self._options.namespaces) if self._options.namespaces is not None else None,
         }

@@ -72,6 +72,7 @@ class Process:
     slots: int | None
     queues: list[str]
     draining: bool
+    paused: bool
     details: dict[str, Any]
 
 
@@ -103,6 +104,7 @@ def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
         slots=slots if isinstance(slots, int) else None,
         queues=[str(name) for name in queues] if isinstance(queues, list) else [],
         draining=bool(details.pop("draining", False)),
+        paused=bool(details.pop("paused", False)),
         details=details,
     )
 

@@ -4,7 +4,17 @@ from django.contrib.admin.forms import AdminAuthenticationForm
 from django.contrib.auth import views as auth_views
 from django.urls import path
 
-from apps.console import access_pages, connection_pages, health, job_actions, job_pages, pages, queue_pages
+from apps.console import (
+    access_pages,
+    connection_pages,
+    health,
+    job_actions,
+    job_pages,
+    pages,
+    queue_pages,
+    schedule_pages,
+    worker_actions,
+)
 
 app_name = "console"
 
@@ -14,7 +24,7 @@ urlpatterns = [
         "login/",
         auth_views.LoginView.as_view(
             template_name="console/login.html",
-            authentication_form=AdminAuthenticationForm,  # staff only: others log in to STOMP and REST
+            authentication_form=AdminAuthenticationForm,  # staff only: others log in to STOMP
             redirect_authenticated_user=True,
         ),
         name="login",
@@ -25,10 +35,12 @@ urlpatterns = [
     path("jobs/<uuid:job_id>/log.txt", job_pages.job_log, name="job_log"),
     path("jobs/<uuid:job_id>/<str:action>/", job_actions.act, name="job_action"),
     path("jobs/do/", job_actions.act_on_all, name="jobs_action"),
+    path("schedules/", schedule_pages.page, name="schedules"),
     path("queues/", pages.queues, name="queues"),
     path("queue/", queue_pages.queue, name="queue"),
     path("topics/", pages.topics, name="topics"),
     path("workers/", pages.workers, name="workers"),
+    path("workers/<int:session>/<str:action>/", worker_actions.act, name="worker_action"),
     path("connections/", connection_pages.connections, name="connections"),
     path("connections/trace/", connection_pages.trace, name="trace"),
     path("connections/end/", connection_pages.end, name="connection_end"),

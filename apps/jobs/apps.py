@@ -12,7 +12,7 @@ class JobsConfig(AppConfig):
 
     def ready(self) -> None:
         """Load every `tasks` module of the installed apps, and those of `MSGWEB_TASK_MODULES`."""
-        from apps.jobs import signals  # noqa: F401  connects its receivers
+        from apps.jobs import checks, signals  # noqa: F401  registers, and connects its receivers
 
         autodiscover_modules("tasks")
         for module in getattr(settings, "MSGWEB_TASK_MODULES", []):

@@ -5,10 +5,13 @@ test (`apps.jobs.testing`).
 """
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from asgiref.sync import sync_to_async
+from django.db import transaction
 
 if TYPE_CHECKING:
     from apps.jobs.steps import Steps
@@ -148,10 +151,31 @@ class JobContext:
         self._stop_once()
         if self._steps is None:
             return work(*args, **kwargs)
-        result, kept = self._steps.run(name, lambda: work(*args, **kwargs), atomic=atomic)
-        if kept:
+        found = self._steps.find(name)
+        if found is not None:
             self._transport.log("debug", f"step {name}: done by an earlier attempt")
-        return result  # type: ignore[no-any-return]
+            return found.result  # type: ignore[no-any-return]
+        if not atomic:
+            return self._steps.keep(name, work(*args, **kwargs))  # type: ignore[no-any-return]
+        with transaction.atomic():
+            return self._steps.keep(name, work(*args, **kwargs))  # type: ignore[no-any-return]
+
+    async def astep(self, name: str, work: Callable[..., Awaitable[R]], *args: Any, **kwargs: Any) -> R:
+        """The same, in a task that is a coroutine function; `work` is one too. Never within a transaction.
+
+        Raises:
+            ValueError, Superseded: as `step`.
+        """
+        if not name or len(name) > 200 or "\0" in name:
+            raise ValueError(f"a step's name has 1 to 200 characters and no NUL, not {name[:210]!r}")
+        self._stop_once()
+        if self._steps is None:
+            return await work(*args, **kwargs)
+        found = await sync_to_async(self._steps.find)(name)
+        if found is not None:
+            self._transport.log("debug", f"step {name}: done by an earlier attempt")
+            return found.result  # type: ignore[no-any-return]
+        return await sync_to_async(self._steps.keep)(name, await work(*args, **kwargs))  # type: ignore[no-any-return]
 
     def forget_steps(self) -> None:
         """Forget what earlier attempts did: this one begins anew."""

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+from asgiref.sync import sync_to_async
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -109,8 +110,12 @@ def adapt(task: Any) -> DjangoTask:
     def run(context: JobContext, *, args: list[Any], kwargs: dict[str, Any], task: dict[str, Any]) -> Any:
         return perform(context, path, args, kwargs, task)
 
+    async def arun(context: JobContext, *, args: list[Any], kwargs: dict[str, Any], task: dict[str, Any]) -> Any:
+        return await aperform(context, path, args, kwargs, task)
+
+    function: Callable[..., Any] = arun if inspect.iscoroutinefunction(task.func) else run
     adapted = DjangoTask(
-        path, task.queue_name, _options.get(path, Options()), PARAMETERS, registry.place_of(task.func), run
+        path, task.queue_name, _options.get(path, Options()), PARAMETERS, registry.place_of(task.func), function
     )
     object.__setattr__(adapted, "task", task)
     return adapted
@@ -118,40 +123,91 @@ def adapt(task: Any) -> DjangoTask:
 
 def perform(context: JobContext, path: str, args: list[Any], kwargs: dict[str, Any], kept: dict[str, Any]) -> Any:
     """Run a Django Task as the API has it: with its signals, sent by its backend, and its context."""
-    ours = load(path)
-    task = restored(ours.task, kept)
-    sender = type(task.get_backend())
-    now = timezone.now()
-    result: Any = tasks_api.TaskResult(
-        task=task,
-        id=str(context.job_id),
-        status=tasks_api.TaskResultStatus.RUNNING,
-        enqueued_at=_moment(kept.get("enqueued_at")),
-        started_at=now,
-        last_attempted_at=now,
-        finished_at=None,
-        args=args,
-        kwargs=kwargs,
-        backend=task.backend,
-        errors=[],
-        worker_ids=_workers(context),
-    )
-    tasks_api.signals.task_started.send(sender, task_result=result)
-    given: tuple[Any, ...] = (tasks_api.TaskContext(task_result=result),) if task.takes_context else ()
+    run = _Run(context, path, args, kwargs, kept, _workers(context))
+    tasks_api.signals.task_started.send(run.sender, task_result=run.result)
     try:
-        value = tasks_api.normalize_json(task.call(*given, *args, **kwargs))
+        value = tasks_api.normalize_json(run.task.call(*run.context, *args, **kwargs))
     except BaseException as error:
-        options = ours.options
-        if context.failures + 1 >= options.max_attempts or not options.decide(error, context.failures + 1).again:
-            _finish(result, tasks_api.TaskResultStatus.FAILED)
-            path_of_error = f"{type(error).__module__}.{type(error).__qualname__}"
-            result.errors.append(tasks_api.TaskError(exception_class_path=path_of_error, traceback=_traceback(error)))
-            tasks_api.signals.task_finished.send(sender, task_result=result)
+        if run.failed_for_good(error):
+            tasks_api.signals.task_finished.send(run.sender, task_result=run.result)
         raise
-    object.__setattr__(result, "_return_value", value)
-    _finish(result, tasks_api.TaskResultStatus.SUCCESSFUL)
-    tasks_api.signals.task_finished.send(sender, task_result=result)
+    run.succeeded(value)
+    tasks_api.signals.task_finished.send(run.sender, task_result=run.result)
     return value
+
+
+async def aperform(
+    context: JobContext, path: str, args: list[Any], kwargs: dict[str, Any], kept: dict[str, Any]
+) -> Any:
+    """The same, of a task that is a coroutine function."""
+    workers = _workers(context) if context.attempt == 1 else await sync_to_async(_workers)(context)
+    run = _Run(context, path, args, kwargs, kept, workers)
+    await tasks_api.signals.task_started.asend(run.sender, task_result=run.result)
+    try:
+        value = tasks_api.normalize_json(await run.task.acall(*run.context, *args, **kwargs))
+    except BaseException as error:
+        if run.failed_for_good(error):
+            await tasks_api.signals.task_finished.asend(run.sender, task_result=run.result)
+        raise
+    run.succeeded(value)
+    await tasks_api.signals.task_finished.asend(run.sender, task_result=run.result)
+    return value
+
+
+class _Run:
+    """An attempt at a Django Task, and its result as signals and the task's context show it."""
+
+    def __init__(
+        self,
+        context: JobContext,
+        path: str,
+        args: list[Any],
+        kwargs: dict[str, Any],
+        kept: dict[str, Any],
+        workers: list[str],
+    ) -> None:
+        ours = load(path)
+        self._options = ours.options
+        self._failures = context.failures + 1
+        self.task = restored(ours.task, kept)
+        self.sender = type(self.task.get_backend())
+        now = timezone.now()
+        self.result: Any = tasks_api.TaskResult(
+            task=self.task,
+            id=str(context.job_id),
+            status=tasks_api.TaskResultStatus.RUNNING,
+            enqueued_at=_moment(kept.get("enqueued_at")),
+            started_at=now,
+            last_attempted_at=now,
+            finished_at=None,
+            args=args,
+            kwargs=kwargs,
+            backend=self.task.backend,
+            errors=[],
+            worker_ids=workers,
+        )
+        self.context: tuple[Any, ...] = ()
+        if self.task.takes_context:
+            self.context = (tasks_api.TaskContext(task_result=self.result),)
+
+    def failed_for_good(self, error: BaseException) -> bool:
+        """Note a failure. Whether there is no further attempt."""
+        if self._failures < self._options.max_attempts and self._options.decide(error, self._failures).again:
+            return False
+        self._finish(tasks_api.TaskResultStatus.FAILED)
+        path = f"{type(error).__module__}.{type(error).__qualname__}"
+        told = "".join(traceback.format_exception(error))
+        self.result.errors.append(tasks_api.TaskError(exception_class_path=path, traceback=told))
+        return True
+
+    def succeeded(self, value: Any) -> None:
+        """Note the end."""
+        object.__setattr__(self.result, "_return_value", value)
+        self._finish(tasks_api.TaskResultStatus.SUCCESSFUL)
+
+    def _finish(self, status: Any) -> None:
+        object.__setattr__(self.result, "finished_at", timezone.now())
+        object.__setattr__(self.result, "status", status)
 
 
 def restored(task: Any, kept: Mapping[str, Any]) -> Any:
@@ -190,14 +246,5 @@ def _workers(context: JobContext) -> list[str]:
     return [worker_id(one.worker, one.host) for one in before] + [context.worker]
 
 
-def _finish(result: Any, status: Any) -> None:
-    object.__setattr__(result, "finished_at", timezone.now())
-    object.__setattr__(result, "status", status)
-
-
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))

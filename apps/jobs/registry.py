@@ -94,6 +94,14 @@ class Task(Generic[P, R]):
             BadArguments: an argument is missing or unknown, or no JSON value.
             LimitExceeded: they take more than 1 MiB.
         """
+        self.checked(arguments)
+
+    def checked(self, arguments: Mapping[str, Any]) -> str:
+        """The arguments as JSON.
+
+        Raises:
+            BadArguments, LimitExceeded: as `check`.
+        """
         known = {parameter.name for parameter in self.parameters}
         unknown = [name for name in arguments if name not in known]
         if unknown:
@@ -105,11 +113,12 @@ class Task(Generic[P, R]):
         if missing:
             raise BadArguments(f"task {self.name} needs the argument {', '.join(map(repr, missing))}")
         try:
-            size = len(to_json(arguments))
+            text = to_json(arguments)
         except ValueError as error:
             raise BadArguments(f"the arguments of task {self.name} are no JSON: {error}") from error
-        if size > ARGUMENTS_LIMIT:
-            raise LimitExceeded(f"a job's arguments take at most {ARGUMENTS_LIMIT} bytes, not {size}")
+        if len(text) > ARGUMENTS_LIMIT:
+            raise LimitExceeded(f"a job's arguments take at most {ARGUMENTS_LIMIT} bytes, not {len(text)}")
+        return text
 
 
 def to_json(value: object) -> str:

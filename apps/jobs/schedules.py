@@ -58,6 +58,33 @@ def put(name: str, definition: Mapping[str, Any], *, source: str = Schedule.Sour
         UnknownTask: there is no such task.
         BadArguments: they do not fit the task.
     """
+    repeat = _checked(name, definition)
+    with transaction.atomic():
+        schedule = Schedule.objects.select_for_update().filter(name=name).first() or Schedule(name=name)
+        same = schedule.pk is not None and repeat_of(schedule) == repeat
+        schedule.source = source
+        schedule.namespace, schedule.task = definition["namespace"], definition["task"]
+        schedule.arguments = dict(definition.get("arguments") or {})
+        schedule.cron, schedule.every, schedule.zone = repeat.cron or "", repeat.period, repeat.timezone
+        schedule.misfire, schedule.grace = definition.get("misfire", "once"), float(definition.get("grace", 60.0))
+        schedule.priority, schedule.queue = definition.get("priority"), definition.get("queue") or ""
+        if not same:
+            now = _now()
+            schedule.next_at = first_run(repeat, repeat.period or 0.0, now)
+        schedule.save()
+    return schedule
+
+
+def problem_of(name: str, definition: Mapping[str, Any]) -> str | None:
+    """Why a schedule cannot be; None: it can."""
+    try:
+        _checked(name, definition)
+    except MsgwebError as error:
+        return f"{name}: {error.message}"
+    return None
+
+
+def _checked(name: str, definition: Mapping[str, Any]) -> Repeat:
     if unknown := sorted(set(definition) - KEYS):
         raise BadSchedule(f"schedule {name!r}: there is no {', '.join(unknown)}; there are {', '.join(sorted(KEYS))}")
     if not name or len(name) > NAME_LIMIT or "\0" in name:
@@ -78,19 +105,7 @@ def put(name: str, definition: Mapping[str, Any], *, source: str = Schedule.Sour
         cron=definition.get("cron"), period=definition.get("every"), timezone=definition.get("timezone") or "UTC"
     )
     check(repeat)
-    with transaction.atomic():
-        schedule = Schedule.objects.select_for_update().filter(name=name).first() or Schedule(name=name)
-        same = schedule.pk is not None and repeat_of(schedule) == repeat
-        schedule.source = source
-        schedule.namespace, schedule.task, schedule.arguments = namespace, task_name, arguments
-        schedule.cron, schedule.every, schedule.zone = repeat.cron or "", repeat.period, repeat.timezone
-        schedule.misfire, schedule.grace = misfire, float(grace)
-        schedule.priority, schedule.queue = definition.get("priority"), definition.get("queue") or ""
-        if not same:
-            now = _now()
-            schedule.next_at = first_run(repeat, repeat.period or 0.0, now)
-        schedule.save()
-    return schedule
+    return repeat
 
 
 def sync_settings() -> None:

@@ -2,23 +2,29 @@
 
 import json
 import uuid
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from django.db import connection, transaction
+from django.db import connection
 
 from apps.jobs.errors import Superseded
 from apps.jobs.queries import query
 from apps.jobs.registry import to_json
 
-NAME_LIMIT = 200
+
+class Kept(NamedTuple):
+    """A step that is done."""
+
+    result: Any
 
 
 class Steps(Protocol):
     """Where the results of a job's steps are kept."""
 
-    def run(self, name: str, work: Callable[[], Any], *, atomic: bool) -> tuple[Any, bool]:
-        """The step's result, by way of JSON; and whether it was kept from before."""
+    def find(self, name: str) -> Kept | None:
+        """A step that is done; None: it is not."""
+
+    def keep(self, name: str, value: object) -> Any:
+        """A step is done; its result, by way of JSON."""
 
     def forget(self) -> None:
         """None is done."""
@@ -32,34 +38,21 @@ class KeptSteps:
         self._attempt = attempt
         self._known: dict[str, Any] | None = None
 
-    def run(self, name: str, work: Callable[[], Any], *, atomic: bool) -> tuple[Any, bool]:
-        """Do the step unless it is done.
+    def find(self, name: str) -> Kept | None:
+        """A step that is done; None: it is not."""
+        if self._known is None:
+            with connection.cursor() as cursor:
+                cursor.execute(query("steps"), {"id": self._job_id})
+                self._known = {row[0]: json.loads(row[1]) for row in cursor.fetchall()}
+        return Kept(self._known[name]) if name in self._known else None
+
+    def keep(self, name: str, value: object) -> Any:
+        """A step is done; its result, by way of JSON.
 
         Raises:
             Superseded: the job has gone on to another attempt, or was given to another worker.
             ValueError: the result is no JSON that can be kept.
         """
-        if self._known is None:
-            with connection.cursor() as cursor:
-                cursor.execute(query("steps"), {"id": self._job_id})
-                self._known = {row[0]: json.loads(row[1]) for row in cursor.fetchall()}
-        if name in self._known:
-            return self._known[name], True
-        if atomic:
-            with transaction.atomic():
-                result = self._keep(name, work())
-        else:
-            result = self._keep(name, work())
-        self._known[name] = result
-        return result, False
-
-    def forget(self) -> None:
-        """None is done."""
-        with connection.cursor() as cursor:
-            cursor.execute(query("forget_steps"), {"id": self._job_id, "attempt": self._attempt})
-        self._known = {}
-
-    def _keep(self, name: str, value: object) -> Any:
         text = to_json(value)
         with connection.cursor() as cursor:
             cursor.execute(
@@ -67,7 +60,15 @@ class KeptSteps:
             )
             if cursor.fetchone() is None:
                 raise Superseded(f"job {self._job_id} is not in attempt {self._attempt} any more")
-        return json.loads(text)
+        result = json.loads(text)
+        self._known = {**(self._known or {}), name: result}
+        return result
+
+    def forget(self) -> None:
+        """None is done."""
+        with connection.cursor() as cursor:
+            cursor.execute(query("forget_steps"), {"id": self._job_id, "attempt": self._attempt})
+        self._known = {}
 
 
 class MemorySteps:
@@ -76,12 +77,14 @@ class MemorySteps:
     def __init__(self, known: dict[str, Any] | None = None) -> None:
         self.known: dict[str, Any] = {} if known is None else known
 
-    def run(self, name: str, work: Callable[[], Any], *, atomic: bool) -> tuple[Any, bool]:
-        """Do the step unless it is done."""
-        if name in self.known:
-            return self.known[name], True
-        self.known[name] = json.loads(to_json(work()))
-        return self.known[name], False
+    def find(self, name: str) -> Kept | None:
+        """A step that is done; None: it is not."""
+        return Kept(self.known[name]) if name in self.known else None
+
+    def keep(self, name: str, value: object) -> Any:
+        """A step is done; its result, by way of JSON."""
+        self.known[name] = json.loads(to_json(value))
+        return self.known[name]
 
     def forget(self) -> None:
         """None is done."""

@@ -10,6 +10,8 @@ All but the first work on the test's own database, through the statements that w
 if there is one.
 """
 
+import asyncio
+import inspect
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.db import connection
 
 from apps.jobs import outcomes, registry, schedules, submit
@@ -92,30 +95,55 @@ def run_inline(
     run = InlineRun(cancel_when=cancel_when, steps={} if steps is None else steps)
     context = JobContext(job_id or uuid.uuid4(), attempt, namespace, run, MemorySteps(run.steps), attempt - 1, WORKER)
     with at_work(context):
-        run.result = json.loads(to_json(task(context, **json.loads(to_json(arguments)))))
+        run.result = json.loads(to_json(_called(task, context, json.loads(to_json(arguments)))))
     return run
 
 
 class _Recorded:
-    """What a job says goes where a worker would write it (`apps.jobs.context.Transport`)."""
+    """What a job says goes where a worker would write it (`apps.jobs.context.Transport`).
+
+    What a coroutine says is written when it has ended: Django's connections are not for event loops.
+    """
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._later: list[tuple[Event.Kind, dict[str, Any]]] = []
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Write it."""
-        told = {"done": done, "total": total, "text": text}
-        Progress.objects.update_or_create(job=self._job, defaults=told)
-        note(self._job, Event.Kind.PROGRESS, told)
+        self._write(Event.Kind.PROGRESS, {"done": done, "total": total, "text": text})
 
     def log(self, level: str, text: str) -> None:
         """Write it."""
-        note(self._job, Event.Kind.LOG, {"level": level, "text": text})
+        self._write(Event.Kind.LOG, {"level": level, "text": text})
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked to cancel."""
+        if _in_event_loop():
+            return False
         return Job.objects.filter(id=self._job.id, cancel_requested_at__isnull=False).exists()
+
+    def close(self) -> None:
+        """Write what is left."""
+        for kind, data in self._later:
+            self._write(kind, data)
+
+    def _write(self, kind: Event.Kind, data: dict[str, Any]) -> None:
+        if _in_event_loop():
+            self._later.append((kind, data))
+            return
+        if kind == Event.Kind.PROGRESS:
+            Progress.objects.update_or_create(job=self._job, defaults=data)
+        note(self._job, kind, data)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def run_job(job: Job) -> Job:
@@ -170,12 +198,21 @@ def _perform(
     except MsgwebError as error:
         return outcomes.impossible(error)
     steps = KeptSteps(job.id, attempt)
-    context = JobContext(job.id, attempt, namespace, _Recorded(job), steps, failures, WORKER)
+    transport = _Recorded(job)
+    context = JobContext(job.id, attempt, namespace, transport, steps, failures, WORKER)
     try:
         with at_work(context):
-            return outcomes.succeeded(task(context, **arguments))
+            return outcomes.succeeded(_called(task, context, arguments))
     except (Exception, outcomes.JobCancelled, outcomes.JobTimeout) as error:  # noqa: BLE001  whatever a task raises
         return outcomes.failed(task, error, failures)
+    finally:
+        transport.close()
+
+
+def _called(task: Task[..., Any], context: JobContext, arguments: dict[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(task.function):
+        return async_to_sync(task.function)(context, **arguments)
+    return task(context, **arguments)
 
 
 def due() -> list[Job]:

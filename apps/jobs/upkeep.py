@@ -2,20 +2,24 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
+from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
 from psycopg.conninfo import make_conninfo
 
 from apps.jobs import schedules
 from apps.jobs.queries import query
+from apps.jobs.retention import Retention, parse
 
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0
+PRUNE_SECONDS = 60.0  # between two looks at what has been kept long enough, while there is nothing
 MOST = 500  # what one call does of each kind at most; then it is called again at once
 ANSWER_SECONDS = 30.0
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
@@ -58,6 +62,7 @@ class Upkeep:
     def __init__(self, conninfo: str) -> None:
         self._conninfo = make_conninfo(conninfo, **NETWORK)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="schedules")
+        self._retention = Retention(parse(getattr(settings, "MSGWEB_JOBS_KEEP", "")))
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> "asyncio.Task[None]":
@@ -82,12 +87,17 @@ class Upkeep:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
                 try:
                     await self._in_thread(schedules.sync_settings)
+                    prune_at = 0.0
                     while True:
                         async with asyncio.timeout(ANSWER_SECONDS):
                             more = await keep_up(connection)
                             due = await schedules_due(connection)
                         if due:
                             await self._in_thread(schedules.run_due)
+                        if time.monotonic() >= prune_at:
+                            async with asyncio.timeout(ANSWER_SECONDS):
+                                removed = await self._retention.prune(connection)
+                            prune_at = time.monotonic() + (SECONDS if removed else PRUNE_SECONDS)
                         if not more:
                             await asyncio.sleep(SECONDS)
                 finally:

@@ -3,6 +3,7 @@
 make chaos ARGS="--runs 1000 --seed 7 --minutes 30"
 make chaos ARGS="--replay 700012 --times 20"     the plan of a run that failed, again
 make chaos ARGS="--check FILE"                   the checker alone, on a history that was kept
+make chaos ARGS="--jobs 5000 --minutes 5"        jobs of all kinds instead, asked for within so many minutes
 """
 
 import argparse
@@ -21,6 +22,7 @@ from tests import environment
 from tests.chaos.checker import check
 from tests.chaos.excerpt import excerpt
 from tests.chaos.history import describe, load
+from tests.chaos.jobs.campaign import campaign
 from tests.chaos.plans import FAULTS, Features, plan
 from tests.chaos.summary import summary
 from tests.chaos.worlds import serve
@@ -38,6 +40,8 @@ def main() -> int:
             return 0
         if options.check:
             return _check(options.check)
+        if options.jobs:
+            return _jobs(options)
         keep = options.keep or Path(tempfile.mkdtemp(prefix="msgweb-chaos-failed-"))
         return asyncio.run(Campaign(options, keep).work())
     finally:
@@ -55,6 +59,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", default=",".join(FAULTS), help="kinds to draw from, by commas; empty: none")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first run that fails")
     parser.add_argument("--keep", type=Path, help="a folder for the histories of failed runs; default: a temporary one")
+    parser.add_argument("--jobs", type=int, metavar="N", help="N jobs of all kinds, on workers that are killed")
+    parser.add_argument("--pause", type=float, default=3.0, help="seconds between two strikes at them (default 3)")
     parser.add_argument("--check", type=Path, help="check a history that was kept")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -62,6 +68,15 @@ def _options() -> argparse.Namespace:
 
 def _features(options: argparse.Namespace) -> Features:
     return Features(faults=tuple(kind for kind in options.faults.split(",") if kind))
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    seed = int(time.time()) % SEEDS if options.seed is None else options.seed
+    print(f"seed {seed}", flush=True)
+    result = campaign(options.jobs, options.minutes * 60, options.pause, seed)
+    print(*result.wrong[:100], sep="\n")
+    print(result.summary())
+    return 1 if result.wrong else 0
 
 
 def _check(path: Path) -> int:

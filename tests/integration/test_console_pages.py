@@ -16,9 +16,10 @@ from apps.accounts.models import Namespace
 from apps.broker import catalogue, outbox
 from apps.console import health, job_pages
 from apps.console.security import POLICY
+from apps.jobs import schedules
 from apps.jobs.ending import finish, note
 from apps.jobs.links import status_path
-from apps.jobs.models import Attempt, Event, Job, Progress
+from apps.jobs.models import Attempt, Event, Job, Progress, Schedule
 from tests import sample_tasks
 
 pytestmark = pytest.mark.django_db
@@ -427,3 +428,45 @@ def test_who_may_only_look_acts_on_none(job: Job) -> None:
     assert "/jobs/do/" not in page
     assert client.post("/jobs/do/", {"action": "hold", "state": "ready"}).status_code == 403
     assert client.post(f"/jobs/{job.id}/hold/").status_code == 403
+
+
+def test_a_schedule_is_made_paused_resumed_run_and_removed_in_the_console(admin: Client, job: Job) -> None:
+    form = {"action": "put", "name": "nightly", "namespace": job.namespace, "task": "samples.add"}
+    times = {"cron": "30 2 * * 1-5", "timezone": "Europe/Berlin", "misfire": "skip"}
+    page = admin.post("/schedules/", {**form, **times, "arguments": '{"a": 5}'}, follow=True).content.decode()
+    assert "at 02:30, Monday through Friday (Europe/Berlin)" in page
+    schedule = Schedule.objects.get()
+    assert (schedule.arguments, schedule.misfire, schedule.source) == ({"a": 5}, "skip", "console")
+    for action, words in (("pause", "is paused"), ("resume", "goes on at"), ("run", "nightly runs: job")):
+        page = admin.post("/schedules/", {"action": action, "name": "nightly"}, follow=True).content.decode()
+        assert words in page
+    assert Job.objects.filter(requested_by="schedule nightly", arguments={"a": 5}).count() == 1
+    for wrong in (
+        {"cron": "often"},
+        {"every": "x"},
+        {"every": "5", "arguments": "[]"},
+        {"task": "no.such", "every": "5"},
+    ):
+        response = admin.post("/schedules/", {**form, **wrong})
+        assert response.status_code in (400, 404)
+        assert "Not done" in response.content.decode()
+        assert 'value="nightly"' in response.content.decode()  # what was typed is still there
+    admin.post("/schedules/", {"action": "remove", "name": "nightly"})
+    assert not Schedule.objects.exists()
+    assert admin.post("/schedules/", {"action": "explode"}).status_code == 404
+
+
+def test_a_schedule_of_the_settings_is_not_removed_here_and_who_only_looks_changes_none(
+    admin: Client, job: Job
+) -> None:
+    definition = {"namespace": job.namespace, "task": "samples.add", "arguments": {"a": 1}, "every": 60}
+    schedules.put("minutely", definition, source=Schedule.Source.SETTINGS)
+    response = admin.post("/schedules/", {"action": "remove", "name": "minutely"})
+    assert "comes from the settings" in response.content.decode()
+    client = Client()
+    client.force_login(get_user_model().objects.create_user("looks-at-schedules"))
+    page = text(client, "/schedules/")
+    assert "every minute" in page
+    assert "Run now" not in page
+    assert client.post("/schedules/", {"action": "pause", "name": "minutely"}).status_code == 403
+    assert not Schedule.objects.get().paused

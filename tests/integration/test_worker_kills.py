@@ -4,11 +4,8 @@ not."""
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
-import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,10 +14,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from msgweb import database
-from msgweb.home import REPOSITORY
-from msgweb.launcher import programs
-from tests.installation import READY_SECONDS, Installation, connects, free_ports, manage, until
+from tests.installation import Installation, free_ports
+from tests.mortal import Mortal
 from tests.working import Jobs, gone, start
 
 POINTS = ("claimed", "started", "midway", "finished")
@@ -238,47 +233,9 @@ def test_a_worker_cut_off_for_a_while_keeps_its_job_and_records_its_end(jobs: Jo
     assert (jobs.end(job)["state"], jobs.outcomes(job)) == ("succeeded", ["succeeded"])
 
 
-class Mortal:
-    """A Postgres that may be killed."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.env = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
-        self.env["MSGWEB_HOME"] = str(home)
-        where = {"host": str(database.embedded_socket_dir(home)), "port": database.EMBEDDED_PORT}
-        self.conninfo = make_conninfo("", **where, user=database.EMBEDDED_ROLE, dbname=database.EMBEDDED_DATABASE)
-
-    def start(self) -> None:
-        """Start it, for the first time or again, and wait until it takes connections."""
-        with (self.home / "postgres.log").open("ab") as output:
-            command = [*programs.command("postgres"), "--no-fsync"]
-            self._process = subprocess.Popen(command, cwd=REPOSITORY, env=self.env, stdout=output, stderr=output)
-        until(lambda: connects(make_conninfo(self.conninfo, dbname="postgres")), READY_SECONDS, "Postgres answers")
-
-    def kill(self) -> None:
-        """End the postmaster with SIGKILL, and start it again."""
-        self._process.kill()
-        self._process.wait()
-        self.start()
-
-    def close(self) -> None:
-        """End it, with all that is in it."""
-        self._process.send_signal(signal.SIGINT)
-        self._process.wait(READY_SECONDS)
-        for path in (self.home, (self.home / "postgres").resolve(), database.embedded_socket_dir(self.home)):
-            shutil.rmtree(path, ignore_errors=True)
-
-
 @pytest.fixture
 def mortal(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jobs, Callable[[], None]]]:
-    # In /tmp itself: as root the server runs as somebody else, who must be able to enter.
-    postgres = Mortal(Path(tempfile.mkdtemp(prefix="msgweb-mortal-")))
-    postgres.start()
-    try:
-        elsewhere = make_conninfo(postgres.conninfo, dbname="postgres")
-        with psycopg.connect(elsewhere, autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {database.EMBEDDED_DATABASE}")
-        manage(postgres.env, "prepare", "--no-samples")
+    with Mortal.prepared() as postgres:
         credentials = json.loads((postgres.home / "credentials.json").read_text())
         installation = Installation(tmp_path_factory.mktemp("installation"), postgres.conninfo, credentials)
         installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
@@ -286,8 +243,6 @@ def mortal(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             yield Jobs(installation, tmp_path), postgres.kill
         finally:
             installation.close()
-    finally:
-        postgres.close()
 
 
 @pytest.mark.chaos

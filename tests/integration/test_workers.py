@@ -355,3 +355,117 @@ def test_a_worker_holds_no_more_messages_than_it_has_slots_whatever_the_number_o
     jobs.go()
     assert [jobs.end(job)["result"] for job in asked] == [1] * 8
     assert jobs.installation.query("SELECT max(attempt) FROM jobs_job") == [(1,)]
+
+
+def test_a_worker_does_what_signals_say(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1")
+    jobs.installation.signal("worker", signal.SIGUSR1)
+    jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+    first, second = (jobs.ask("samples.hold", folder=str(jobs.folder)) for _ in range(2))
+    assert jobs.begun() == []
+    jobs.installation.signal("worker", signal.SIGUSR2)
+    jobs.until(lambda: len(jobs.begun()) == 1, "it goes on")
+    jobs.installation.signal("worker", signal.SIGTTIN)
+    jobs.until(lambda: len(jobs.begun()) == 2, "the second slot takes the second job")
+    jobs.installation.signal("worker", signal.SIGTTOU)
+    jobs.until(lambda: "1 slots instead of 2" in jobs.installation.log("worker"), "one slot is to go")
+    jobs.go()
+    assert [jobs.end(job)["state"] for job in (first, second)] == ["succeeded"] * 2
+    jobs.until(lambda: len(jobs.slots()) == 1, "one slot is left")
+    assert jobs.query("SELECT max(attempt), max(failures) FROM jobs_job") == [(1, 0)]
+
+
+def test_a_worker_does_what_it_is_told_from_elsewhere(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1")
+    jobs.installation.manage("workers", "pause", "all")
+    jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+    jobs.until(lambda: "paused, 1 slots" in jobs.installation.manage("workers", "list"), "it says so")
+    job = jobs.ask("samples.hold", folder=str(jobs.folder))
+    jobs.installation.manage("workers", "resize", "all", "3")
+    jobs.until(lambda: len(jobs.slots()) == 3, "it has three slots")
+    assert jobs.begun() == []
+    jobs.installation.manage("workers", "resume", "all")
+    jobs.until(jobs.begun, "it goes on")
+    jobs.installation.manage("workers", "stop", "all")
+    jobs.until(lambda: "draining: 1 job still" in jobs.installation.log("worker"), "it drains")
+    jobs.go()
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    assert jobs.row(job)["state"] == "succeeded"
+
+
+def test_coroutines_share_a_slot_and_so_do_functions_in_threads(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1", "--threads", "6")
+    (slot,) = jobs.slots()
+    holding = [jobs.ask("samples.hold", folder=str(jobs.folder)) for _ in range(3)]
+    jobs.until(lambda: len(jobs.begun()) == 3, "three functions wait side by side")
+    breathing = [jobs.ask("samples.breathe", seconds=0.01 * n) for n in range(4)]
+    assert [jobs.end(job)["result"] for job in breathing] == [1] * 4
+    endless = jobs.ask("samples.breathe", seconds=3600)
+    jobs.until(lambda: jobs.row(endless)["state"] == "running", "it begins")
+    jobs.cancel(endless)
+    assert jobs.end(endless)["state"] == "cancelled"
+    jobs.go()
+    assert [jobs.end(job)["result"] for job in holding] == [1] * 3
+    assert {pid for _, pid in jobs.begun()} == {slot}
+    assert jobs.slots() == [slot]
+
+
+def test_what_jobs_say_side_by_side_goes_to_the_log_of_each(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1", "--threads", "2")
+    first, second = (jobs.ask("samples.converse", name=name, folder=str(jobs.folder)) for name in "ab")
+    assert jobs.end(first)["state"] == jobs.end(second)["state"] == "succeeded"
+    for job, name in ((first, "a"), (second, "b")):
+        assert [text for _, text in jobs.log(job)] == [f"{name}{n}" for n in range(20)]
+
+
+def test_what_a_job_and_its_children_say_keeps_its_order(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.take_turns", turns=5)
+    assert jobs.end(job)["state"] == "succeeded"
+    spoken = ["by print", "by a child", "by logging", "by another child"]
+    assert [text for _, text in jobs.log(job)] == [f"{text} {turn}" for turn in range(5) for text in spoken]
+
+
+def test_a_slot_that_has_grown_too_large_is_replaced_after_its_job(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1", "--slot-rss", "200")
+    (first,) = jobs.slots()
+    assert jobs.end(jobs.ask("samples.grow", mebibytes=300))["state"] == "succeeded"
+    jobs.until(lambda: jobs.slots() and first not in jobs.slots(), "another slot takes its place")
+    assert jobs.end(jobs.ask("samples.add", a=2))["state"] == "succeeded"
+
+
+def test_only_the_queues_that_a_pattern_means_are_served(jobs: Jobs) -> None:
+    jobs.installation.start("worker", arguments=("--queue", "samp*"))
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+    assert "queues samp*" in jobs.installation.log("worker")
+
+
+def test_an_idle_worker_with_two_slots_takes_little_memory(jobs: Jobs) -> None:
+    start(jobs)
+    assert jobs.end(jobs.ask("samples.add", a=1))["state"] == "succeeded"
+    total = 0
+    for pid in jobs.everybody():
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    assert total < 80 * 1024, f"{total} KiB"
+
+
+def test_with_reload_a_worker_starts_again_when_the_code_changes(jobs: Jobs, tmp_path: Path) -> None:
+    module = tmp_path / "changing_tasks.py"
+    text = (
+        "from apps.jobs import JobContext, task\n"
+        "@task(name='changing.tell', queue='samples')\n"
+        "def tell(context: JobContext) -> str:\n"
+        "    return '{}'\n"
+    )
+    module.write_text(text.format("old"))
+    jobs.installation.env.update(MSGWEB_TASK_MODULES="tests.sample_tasks,changing_tasks", PYTHONPATH=str(tmp_path))
+    start(jobs, "worker", "--reload")
+    assert jobs.end(jobs.ask("changing.tell"))["result"] == "old"
+    held = jobs.hold()
+    pid = jobs.installation.pid("worker")
+    module.write_text(text.format("new and different"))
+    jobs.until(lambda: jobs.installation.log("worker").count(f"worker {pid} ready") == 2, "it starts again")
+    jobs.go()
+    assert jobs.end(jobs.ask("changing.tell"))["result"] == "new and different"
+    assert (jobs.end(held)["state"], jobs.row(held)["failures"]) == ("succeeded", 0)

@@ -159,6 +159,11 @@ class PostgresEngine:
         self._serving = True
         self._keeper.look()
 
+    def tell(self) -> None:
+        """What the console is to show of this process (`details`) has changed."""
+        if self._started:
+            self._keeper.look()
+
     @property
     def session(self) -> SessionId:
         """Under which this process holds messages."""

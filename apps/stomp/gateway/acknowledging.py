@@ -95,7 +95,7 @@ class Acknowledging:
         if raw.isdigit() and len(raw) < 20:
             message_id = MessageId(int(raw))
             if message_id in connection.void:
-                connection.void.discard(message_id)
+                del connection.void[message_id]
                 return None
         elif raw.startswith(connection.topic_prefix):
             return None

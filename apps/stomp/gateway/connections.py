@@ -60,6 +60,39 @@ class ClientConnection(Channel):
         delivered, sent: MESSAGE and SEND frames so far.
     """
 
+    __slots__ = (
+        "_beating",
+        "_deaf",
+        "_ending",
+        "_gateway",
+        "_later",
+        "_reason",
+        "_refused",
+        "_since",
+        "_written",
+        "acknowledging",
+        "client_id",
+        "core",
+        "delivered",
+        "dialect",
+        "engine",
+        "entering",
+        "held",
+        "listener",
+        "name",
+        "namespace",
+        "receipts",
+        "receiving",
+        "sending",
+        "sent",
+        "tasks",
+        "topic_frames",
+        "topic_prefix",
+        "unconfirmed",
+        "version",
+        "void",
+    )
+
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
         super().__init__(gateway.loop, listener.options, peer)
         self._gateway = gateway
@@ -91,7 +124,7 @@ class ClientConnection(Channel):
         self.client_id: str | None = None
         self.version = "1.0"
         self.held: dict[MessageId, ClientSubscription] = {}
-        self.void: set[MessageId] = set()
+        self.void: dict[MessageId, None] = {}
         self.name = ""
         self.delivered = 0
 

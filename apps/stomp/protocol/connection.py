@@ -63,6 +63,18 @@ class ServerConnection:
         state: see the module.
     """
 
+    __slots__ = (
+        "_dialect",
+        "_heart_beat_header",
+        "_offer",
+        "_parser",
+        "_subscriptions",
+        "_transactions",
+        "beats",
+        "state",
+        "version",
+    )
+
     def __init__(
         self, limits: Limits | None = None, heart_beat: HeartBeat = HEART_BEAT, dialect: Dialect = RABBITMQ
     ) -> None:

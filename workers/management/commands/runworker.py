@@ -16,7 +16,7 @@ from apps.broker.postgres import PostgresEngine, new_process_name
 from apps.jobs import registry
 from msgweb.database import conninfo_of
 from msgweb.pidfile import write_pid
-from workers import slot
+from workers import reloading, slot
 from workers.forkserver import ForkServer
 from workers.intake import parse_choices
 from workers.options import Options
@@ -96,6 +96,12 @@ class Command(BaseCommand):
             help="or when it holds so much memory after a job (default: %(default)s)",
         )
 
+        parser.add_argument(
+            "--reload",
+            action="store_true",
+            help="for development: start again when the code has changed; jobs at work are handed back",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             queues = parse_choices(options["queue"] or registry.queues())
@@ -122,23 +128,35 @@ class Command(BaseCommand):
 
         def supervise(connection: socket.socket) -> int:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._supervise(chosen, process, main, connection))
-            return 0
+                again = runner.run(self._supervise(chosen, process, main, connection, reload=options["reload"]))
+            return reloading.AGAIN if again else 0
 
-        sys.exit(ForkServer(supervise, slot.run).run())
+        status = ForkServer(supervise, slot.run).run()
+        if status == reloading.AGAIN and options["reload"]:
+            reloading.start_again()
+        sys.exit(status)
 
-    async def _supervise(self, options: Options, process: str, main: int, connection: socket.socket) -> None:
+    async def _supervise(
+        self, options: Options, process: str, main: int, connection: socket.socket, *, reload: bool
+    ) -> bool:
+        """Serve; returns whether the code has changed."""
         conninfo = conninfo_of(settings.DATABASES["default"])
         engine = PostgresEngine(
             conninfo, kind="worker", lease_seconds=settings.MSGWEB_LEASE_SECONDS, process=process, details={}
         )
         forks = Forks(connection, lambda number: _obey(supervisor, number))
-        supervisor = Supervisor(engine, conninfo, options, main, forks)
+
+        def changed(details: dict[str, Any]) -> None:
+            engine.details.update(details)
+            engine.tell()
+
+        supervisor = Supervisor(engine, conninfo, options, main, forks, changed)
         engine.details.update(supervisor.details())
         forks.start()
         loop = asyncio.get_running_loop()
         serving = loop.create_task(supervisor.run())
         ready = loop.create_task(supervisor.ready.wait())
+        change = loop.create_task(_watch(supervisor)) if reload else None
         await asyncio.wait([serving, ready], return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             write_pid("worker", main)
@@ -149,6 +167,17 @@ class Command(BaseCommand):
             ready.cancel()
         await serving
         forks.close()
+        if change is None:
+            return False
+        again = change.done()
+        change.cancel()
+        return again
+
+
+async def _watch(supervisor: Supervisor) -> None:
+    await reloading.wait_for_change()
+    supervisor.stop()
+    supervisor.stop()
 
 
 def _obey(supervisor: Supervisor, number: int) -> None:

@@ -1,0 +1,14 @@
+-- name: prune_jobs
+-- See msgweb.prune_jobs.
+--   state text, before timestamptz, most int
+SELECT msgweb.prune_jobs(%(state)s, %(before)s, %(most)s)
+
+-- name: prune_logs
+-- See msgweb.prune_logs.
+--   after bigint, before timestamptz, most int
+SELECT next_id, gone FROM msgweb.prune_logs(%(after)s, %(before)s, %(most)s)
+
+-- name: prune_batches
+-- See msgweb.prune_batches.
+--   before timestamptz, most int
+SELECT msgweb.prune_batches(%(before)s, %(most)s)
