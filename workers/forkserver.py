@@ -27,7 +27,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # prctl(2)
 PASSED_ON = (
     signal.SIGTERM,
     signal.SIGINT,
@@ -74,17 +74,19 @@ class ForkServer:
         main = os.getpid()
         self._supervisor = os.fork()
         if self._supervisor == 0:
-            self._become_child(main)
+            self._become_child(main, "msgweb-worker")
             self._socket.close()
             _exit_with(lambda: self._supervise(theirs))
         theirs.close()
         return self._serve()
 
-    def _become_child(self, main: int) -> None:
+    def _become_child(self, main: int, name: str) -> None:
         signal.set_wakeup_fd(-1)
         self._woken.close()
         self._waker.close()
         die_with(main)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())  # for top and ps; at most 15 characters
 
     def _serve(self) -> int:
         status: int | None = None
@@ -127,7 +129,7 @@ class ForkServer:
         if pid:
             return pid
         connection, reading, writing = descriptors
-        self._become_child(main)
+        self._become_child(main, "msgweb-slot")
         self._socket.close()
         # Its own session: Ctrl-C at the terminal is for the main process, and the slot is ended together with whatever
         # processes its task started.
