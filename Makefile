@@ -44,6 +44,13 @@ fuzz: venv-dev  ## Fuzz the STOMP parser for three minutes (ARGS="--seconds 600 
 attack: venv-dev  ## Attack a gateway in ten ways, and print what a customer beside it and its memory had of it (ARGS="header")
 	@exec $(VENV_PYTHON) -m tests.attack $(ARGS)
 
+.PHONY: test-django kept
+test-django: venv-dev  ## The tests of Django's Tasks on Django 6.0 and 6.1 (needs Python 3.12)
+	@exec $(VENV_PYTHON) -m tests.django_versions $(ARGS)
+
+kept: venv-dev  ## Measure what a million jobs that have ended cost (ARGS)
+	@exec $(VENV_PYTHON) -m bench.kept $(ARGS)
+
 bench: venv-dev  ## Measure the broker (ARGS for its options)
 	@exec $(VENV_PYTHON) -m bench $(ARGS)
 

@@ -141,6 +141,7 @@ def flood(context: JobContext, *, lines: int) -> None:
         print(f"line {number}")
 
 
+by_others_again = external_task(name="samples.by_others_again", queue="samples.outside", max_attempts=2, expires=60)
 by_others = external_task(name="samples.by_others", queue="samples.outside", required=("order",), optional=("note",))
 
 

@@ -20,6 +20,7 @@ from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
 from apps.jobs import registry
+from apps.jobs.flows import progress_of
 from apps.jobs.links import job_of_token, status_url
 from apps.jobs.models import Attempt, Event, Job, Progress
 from msgweb.errors import NotFound
@@ -168,6 +169,7 @@ def _job_context(job_id: uuid.UUID) -> dict[str, Any]:
         "interrupted": Attempt.Outcome.INTERRUPTED,
         "actions": actions_of(shown),
         "steps": list(shown.steps.order_by("id")[:200]),
+        "batch": progress_of(shown.batch_id) if shown.batch_id else None,
         "before": list(shown.waits_for.values_list("after", flat=True)[:20]),
     }
 

@@ -41,12 +41,22 @@ def notify(channel: str, job_id: uuid.UUID) -> None:
         cursor.execute(query("notify"), {"channel": channel, "ids": [job_id]})
 
 
-def finish(job: Job, outcome: str, *, result: Any = None, error: dict[str, str] | None = None, text: str = "") -> None:
-    """End a job whose row is locked, without another attempt, and send its reply. Refreshes `job`.
+def finish(
+    job: Job,
+    outcome: str,
+    *,
+    result: Any = None,
+    error: dict[str, str] | None = None,
+    text: str = "",
+    again: bool = False,
+    pause: float | None = None,
+) -> None:
+    """End a job whose row is locked, and send its reply. Refreshes `job`.
 
     Args:
-        outcome: succeeded, failed or cancelled.
+        outcome: succeeded, failed, cancelled or expired.
         text: why, for the state event.
+        again: after a failure it is tried again, `pause` seconds later, if it has attempts left.
 
     Raises:
         ValueError: the result is no JSON that can be kept.
@@ -56,14 +66,14 @@ def finish(job: Job, outcome: str, *, result: Any = None, error: dict[str, str] 
         "outcomes": [outcome],
         "results": [to_json(result) if outcome == "succeeded" else None],
         "errors": [to_json(error) if error else None],
-        "again": [False],
+        "again": [again],
         "notes": [text or None],
-        "pauses": [None],
+        "pauses": [pause],
     }
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(query("finish"), parameters)
         job.refresh_from_db()
-        if job.reply_to:
+        if job.reply_to and job.is_final:
             send_reply(job)
         cursor.execute(query("follow"), {"ids": [job.id]})
         cursor.execute(query("notify"), {"channel": EVENTS, "ids": [job.id]})

@@ -14,7 +14,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from apps.broker import outbox
-from apps.jobs import replies
+from apps.jobs import registry, replies
 from apps.jobs.context import LEVELS, LINE_LIMIT, TEXT_LIMIT, clean
 from apps.jobs.ending import finish, locked, note
 from apps.jobs.errors import UnknownJob
@@ -35,7 +35,8 @@ def job_event(namespace: str, job_id: uuid.UUID, event: str, body: Any, said_by:
         namespace: where the speaker is; the job must be of the same.
         event: progress, log, result or error.
         body: progress: {"done", "total", "text"?}; log: a text or {"text", "level"?}; result: any JSON value;
-            error: a text or {"message", "code"?}.
+            error: a text or {"message", "code"?, "again"?}: if the job has attempts left it is tried again, with a new
+            message, unless `again` is false.
         said_by: the login of the speaker.
 
     Raises:
@@ -54,8 +55,8 @@ def job_event(namespace: str, job_id: uuid.UUID, event: str, body: Any, said_by:
             return
         if job.worker is not None:
             raise Conflict(f"job {job_id} is at work elsewhere")
-        if job.state != Job.State.RUNNING:
-            _take(job, said_by)
+        if job.state != Job.State.RUNNING and not _take(job, said_by):
+            return
         if event == "progress":
             _progress(job, _mapping(body, event))
         elif event == "log":
@@ -66,16 +67,29 @@ def job_event(namespace: str, job_id: uuid.UUID, event: str, body: Any, said_by:
             except ValueError as error:
                 raise BadMessage(f"the result cannot be kept: {error}") from error
         else:
-            finish(job, "failed", error=_error(body))
+            again = not isinstance(body, Mapping) or body.get("again") is not False
+            pause = registry.pause_after(job.task, job.failures + 1)
+            finish(job, "failed", error=_error(body), again=again, pause=pause)
 
 
-def _take(job: Job, said_by: str) -> None:
+def _take(job: Job, said_by: str) -> bool:
+    """Begin an attempt. False: it came too late.
+
+    Raises:
+        Conflict: the job is held back, or waits for others.
+    """
+    if job.held_at is not None or job.waits_for.exists():
+        raise Conflict(f"job {job.id} is held back, or waits for others: leave it")
+    if job.attempt == 0 and job.expires_at is not None and job.expires_at <= timezone.now():
+        finish(job, "expired")
+        return False
     with connection.cursor() as cursor:
         cursor.execute(
             query("start"),
             {"ids": [job.id], "deliveries": [job.delivery], "worker": None, "host": said_by[:255], "pid": None},
         )
     job.refresh_from_db()
+    return True
 
 
 def _progress(job: Job, told: Mapping[str, Any]) -> None:

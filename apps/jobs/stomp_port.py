@@ -50,7 +50,7 @@ class JobsTaskPort:
         """
         arguments = _arguments(body)
         correlation_id = headers.get("correlation-id")
-        priority = headers.get("priority", "4")
+        priority = headers.get("priority", "")
         job = await self._in_thread(
             lambda: submit(
                 namespace,
@@ -61,7 +61,7 @@ class JobsTaskPort:
                 correlation_id=correlation_id,
                 wants_progress=headers.get("progress") == "true",
                 requested_by=requested_by,
-                priority=int(priority) if priority.isdecimal() else 4,
+                priority=int(priority) if priority.isdecimal() else None,
             )
         )
         return str(job.id)

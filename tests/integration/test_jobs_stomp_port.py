@@ -168,3 +168,30 @@ def test_a_word_that_means_nothing_is_refused_and_leaves_the_job_alone(
         say(namespace, job, event, body)
     job.refresh_from_db()
     assert (job.state, job.attempt) == ("ready", 0)
+
+
+def test_its_error_is_followed_by_another_attempt_with_a_message_of_its_own(namespace: str) -> None:
+    job = submit(namespace, "samples.by_others_again", {}, reply_to="answers")
+    say(namespace, job, "error", {"message": "no stock"})
+    assert (job.state, job.failures, job.ticket) == ("waiting", 1, 1)
+    say(namespace, job, "result", 5)
+    assert (job.state, job.attempt, job.result) == ("succeeded", 2, 5)
+    other = submit(namespace, "samples.by_others_again", {})
+    say(namespace, other, "error", {"message": "never", "again": False})
+    assert other.state == "failed"
+
+
+def test_it_is_told_to_leave_a_job_that_is_held_and_comes_too_late_for_one_that_expired(namespace: str) -> None:
+    held, late = (submit(namespace, "samples.by_others_again", {}) for _ in range(2))
+    control.hold(held.id, "the test")
+    with pytest.raises(Conflict, match="held back"):
+        say(namespace, held, "progress", {"done": 1, "total": 2})
+    assert held.state == "ready"
+    Job.objects.filter(id=late.id).update(expires_at=late.created_at)
+    say(namespace, late, "result", 5)
+    assert (late.state, late.result) == ("expired", None)
+
+
+def test_without_a_priority_the_tasks_own_counts(namespace: str) -> None:
+    assert Job.objects.get(id=ask(namespace, "samples.talk", b"")).priority == 4
+    assert Job.objects.get(id=ask(namespace, "samples.talk", b"", priority="9")).priority == 9
