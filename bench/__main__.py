@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -132,7 +133,7 @@ def measure(broker: Broker, running: list[Broker], scenario: Scenario, messages:
     await_idle(running)
     before = machine_used() - sum(map(used, running)) - _generators_used()
     began = time.monotonic()
-    count = ("--messages", str(messages or scenario.messages))
+    count = (scenario.counted, str(messages or scenario.messages))
     figures = load(broker, scenario.command, *count, *scenario.arguments)
     after = machine_used() - sum(map(used, running)) - _generators_used()
     figures["others"] = max(0.0, (after - before) / (time.monotonic() - began))
@@ -157,14 +158,18 @@ def compare(running: list[Broker], options: argparse.Namespace) -> tuple[Results
     results: Results = {}
     failures = []
     for name in options.scenario:
-        by_broker: dict[str, list[Figures]] = {broker.name: [] for broker in running}
+        turns = list(running)
+        if SCENARIOS[name].quorum:
+            turns += [brokers.quorum(broker) for broker in running if broker.name == "RabbitMQ"]
+        by_broker: dict[str, list[Figures]] = {broker.name: [] for broker in turns}
         try:
             for number in range(1, options.repeat + 1):
-                for broker in running:
+                for broker in turns:
                     figures = measure(broker, running, SCENARIOS[name], options.messages)
                     by_broker[broker.name].append(figures)
-                    rate = figures[SCENARIOS[name].rows[-1].rate]
-                    _say(f"  {name} {number}/{options.repeat} {broker.name}: {rate:,.0f}/s")
+                    row = SCENARIOS[name].rows[-1]
+                    unit = " KiB" if row.less else "/s"
+                    _say(f"  {name} {number}/{options.repeat} {broker.name}: {figures[row.rate]:,.0f}{unit}")
         except BenchError as error:
             _say(f"  {name} failed: {error}")
             failures.append(f"{name} failed: {error}")
@@ -190,14 +195,14 @@ def faults(results: Results) -> list[str]:
 
 def table(results: Results, names: list[str]) -> str:
     """The results as a table in Markdown."""
-    heads = ["scenario", *(f"{name} /s, median (min-max)" for name in names)]
+    heads = ["scenario", *(f"{name} /s (or as said), median (min-max)" for name in names)]
     heads += ["to the better"] if len(names) > 1 and names[0] == OURS else []
     heads += [f"{name} CPU µs" for name in names] + [f"{name} p50 / p99 ms" for name in names]
     heads += ["generator, cores", "others, cores"]
     lines = [heads, ["---", *("---:" for _ in heads[1:])]]
     for scenario, by_broker in results.items():
         for row in SCENARIOS[scenario].rows:
-            sides = [by_broker[name] for name in names]
+            sides = [by_broker.get(name, []) for name in names]
             lines.append(_line(row, sides, ratio=len(names) > 1 and names[0] == OURS))
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     return "\n".join(
@@ -206,25 +211,35 @@ def table(results: Results, names: list[str]) -> str:
 
 
 def _line(row: Row, sides: list[list[Figures]], *, ratio: bool) -> list[str]:
+    """A line of the table; a broker that was not measured here has no runs, and a dash."""
+
     def median(runs: list[Figures], figure: str) -> float:
         return statistics.median(run[figure] for run in runs)
 
-    rates = [[run[row.rate] for run in runs] for runs in sides]
-    cells = [row.title, *(f"{statistics.median(one):,.0f} ({min(one):,.0f}-{max(one):,.0f})" for one in rates)]
-    if ratio:
-        cells.append(f"{statistics.median(rates[0]) / max(map(statistics.median, rates[1:])):.2f}")
-    for runs in sides:
-        figure = f"{row.prefix}broker_us_per_op"
+    def figures(runs: list[Figures], show: Callable[[list[Figures]], str]) -> str:
+        return show(runs) if runs else "-"
+
+    def rate(runs: list[Figures]) -> str:
+        rates = [run[row.rate] for run in runs]
+        return f"{statistics.median(rates):,.0f} ({min(rates):,.0f}-{max(rates):,.0f})"
+
+    def processor(runs: list[Figures]) -> str:
         parts = [name for name in ("gateway", "postgres") if f"{row.prefix}{name}_us_per_op" in runs[0]]
         detail = " + ".join(f"{median(runs, f'{row.prefix}{name}_us_per_op'):.0f}" for name in parts)
-        cells.append(f"{median(runs, figure):.0f}" + (f" ({detail})" if detail else ""))
-    for runs in sides:
-        shown = "-"
-        if row.latency is not None:
-            shown = f"{median(runs, f'{row.latency}_p50_ms'):.2f} / {median(runs, f'{row.latency}_p99_ms'):.2f}"
-        cells.append(shown)
+        return f"{median(runs, f'{row.prefix}broker_us_per_op'):.0f}" + (f" ({detail})" if detail else "")
+
+    def delay(runs: list[Figures]) -> str:
+        if row.latency is None:
+            return "-"
+        return f"{median(runs, f'{row.latency}_p50_ms'):.2f} / {median(runs, f'{row.latency}_p99_ms'):.2f}"
+
+    cells = [row.title, *(figures(runs, rate) for runs in sides)]
+    if ratio:
+        first, *others = [median(runs, row.rate) for runs in sides if runs]
+        cells.append(f"{min(others) / first:.2f}" if row.less else f"{first / max(others):.2f}")
+    cells += [figures(runs, processor) for runs in sides] + [figures(runs, delay) for runs in sides]
     for figure in (f"{row.prefix}gen_cpu", "others"):
-        cells.append(" / ".join(f"{median(runs, figure):.2f}" for runs in sides))
+        cells.append(" / ".join(f"{median(runs, figure):.2f}" for runs in sides if runs))
     return cells
 
 
@@ -238,7 +253,8 @@ def _report(results: Results, running: list[Broker], wrong: list[str], facts: di
     if facts.pop("json"):
         print(json.dumps({**facts, "brokers": versions, "faults": wrong, "results": results}, ensure_ascii=False))
         return
-    print(table(results, [broker.name for broker in running]))
+    names = {broker.name: None for broker in running} | {name: None for one in results.values() for name in one}
+    print(table(results, list(names)))
     print()
     for name, told in versions.items():
         print(f"{name}: {told['version']}; {told['disk']}")

@@ -237,6 +237,14 @@ def rabbitmq() -> Iterator[Broker]:
         yield Broker("RabbitMQ", name, stomp, "guest", "guest", pids, "its defaults: durable classic queues")
 
 
+def quorum(rabbitmq: Broker) -> Broker:
+    """The same RabbitMQ with its replicated queues, of one replica here: they log to disk in groups."""
+    headers = ("--send-header", "x-queue-type:quorum", "--subscribe-header", "x-queue-type:quorum")
+    durable = ("--send-header", "durable:true", "--subscribe-header", "durable:true")
+    more = ("--send-header", "auto-delete:false", "--subscribe-header", "auto-delete:false")
+    return replace(rabbitmq, name="RabbitMQ quorum", fsync="quorum queues", arguments={"": headers + durable + more})
+
+
 def why_no_activemq() -> str | None:
     """What is missing for the second peer, in one line, or None."""
     if not ACTIVEMQ.exists() or not shutil.which("java"):

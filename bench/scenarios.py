@@ -8,7 +8,8 @@ class Row:
     """A line of the table: which of stompload's figures it shows.
 
     Attributes:
-        rate: name of the figure in operations per second.
+        rate: name of the figure in operations per second, or in KiB where `less` is set.
+        less: a smaller figure is the better one.
         prefix: of the processor figures (`<prefix>broker_us_per_op`).
         latency: of the latencies (`<latency>_p50_ms`), or None where stompload measures none.
     """
@@ -17,6 +18,7 @@ class Row:
     rate: str
     prefix: str = ""
     latency: str | None = None
+    less: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +30,16 @@ class Scenario:
         messages: per run, unless the caller says otherwise.
         arguments: stompload's further options.
         rows: what to show of it.
+        counted: stompload's option for `messages`.
+        quorum: RabbitMQ's quorum queues are measured too.
     """
 
     command: str
     messages: int
     arguments: tuple[str, ...]
     rows: tuple[Row, ...]
+    counted: str = "--messages"
+    quorum: bool = False
 
 
 _BOTH = ("--producers", "2", "--consumers", "2", "--prefetch", "200")
@@ -43,7 +49,11 @@ SCENARIOS = {
         "queue", 50_000, ("--size", "256", *_BOTH), (Row("queue, 256 B, 2 to 2", "msg_per_s", latency="e2e"),)
     ),
     "queue-4k": Scenario(
-        "queue", 20_000, ("--size", "4096", *_BOTH), (Row("queue, 4 KiB, 2 to 2", "msg_per_s", latency="e2e"),)
+        "queue",
+        20_000,
+        ("--size", "4096", *_BOTH),
+        (Row("queue, 4 KiB, 2 to 2", "msg_per_s", latency="e2e"),),
+        quorum=True,
     ),
     "publish-1": Scenario(
         "publish",
@@ -83,6 +93,7 @@ SCENARIOS = {
         50_000,
         ("--producers", "8", "--window", "200"),
         (Row("publish, 8 producers, window 200", "msg_per_s", latency="receipt"),),
+        quorum=True,
     ),
     "drain": Scenario(
         "drain",
@@ -92,6 +103,7 @@ SCENARIOS = {
             Row("backlog: publish, 2 producers", "publish_per_s", "publish_"),
             Row("backlog: drain, 2 consumers", "drain_per_s", "drain_"),
         ),
+        quorum=True,
     ),
     "rpc": Scenario(
         "rpc",
@@ -101,6 +113,22 @@ SCENARIOS = {
             Row("request and reply, one at a time", "seq_per_s", "seq_", "seq_rtt"),
             Row("request and reply, 32 in flight", "conc_per_s", "conc_", "conc_rtt"),
         ),
+    ),
+    "page": Scenario(
+        "page",
+        2_000,
+        ("--parallel", "8"),
+        (Row("a PHP page: connect, send, receipt, disconnect; 8 at a time", "pages_per_s", latency="page"),),
+    ),
+    "idle": Scenario(
+        "idle",
+        2_000,
+        (),
+        (
+            Row("connect and subscribe, 50 at a time", "connect_per_s"),
+            Row("an idle connection with a subscription: KiB", "pss_kib_per_conn", less=True),
+        ),
+        counted="--connections",
     ),
 }
 

@@ -4,6 +4,8 @@ DATABASE_URL           postgresql://...; without it the embedded cluster under M
 MSGWEB_HOME            data and secrets, default .msgweb in the repository's root
 MSGWEB_HTTP            host:port of the web process, default 127.0.0.1:8000
 MSGWEB_STOMP           host:port of the STOMP gateway, default 127.0.0.1:61613
+MSGWEB_STOMP_LISTENERS further places of the gateway, as URLs (docs/reference/gateway.md)
+MSGWEB_STOMP_STATUS    host:port of the health and figures of the gateway, default none
 MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB_HOME
 MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides localhost and loopback
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP

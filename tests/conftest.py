@@ -48,7 +48,10 @@ def works(*command: str) -> bool:
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "php": (php_speaks_stomp, "apt-get install php-cli php-stomp"),
     "ruby-stomp": (lambda: works("ruby", "-e", "require 'stomp'"), "apt-get install ruby-stomp"),
-    "net-stomp": (lambda: works("perl", "-MNet::Stomp", "-e1"), "apt-get install libnet-stomp-perl"),
+    "net-stomp": (
+        lambda: works("perl", "-MNet::Stomp", "-MIO::Socket::SSL", "-e1"),
+        "apt-get install libnet-stomp-perl libio-socket-ssl-perl",
+    ),
     "npm": (lambda: shutil.which("node") and shutil.which("npm"), "install Node.js 20 with npm"),
     "chromium": (lambda: shutil.which("chromium") or shutil.which("chromium-browser"), "apt-get install chromium"),
     "rabbitmq": (lambda: shutil.which("rabbitmq-server"), "apt-get install rabbitmq-server"),

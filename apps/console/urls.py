@@ -24,7 +24,7 @@ urlpatterns = [
         "login/",
         auth_views.LoginView.as_view(
             template_name="console/login.html",
-            authentication_form=AdminAuthenticationForm,  # staff only: others log in to STOMP and REST
+            authentication_form=AdminAuthenticationForm,  # staff only: others log in to STOMP
             redirect_authenticated_user=True,
         ),
         name="login",

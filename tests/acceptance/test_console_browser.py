@@ -1,5 +1,6 @@
 """The console in a real browser, against real processes: log in, clone a brand, watch the bar move, see the result."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.installation import Installation
+from tests.stomp_gateway import WireClient
 
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.slow]
 
@@ -25,6 +27,10 @@ PAGES = [
     "/queues/",
     "/topics/",
     "/workers/",
+    "/access/",
+    "/access/new/",
+    "/access/people/",
+    "/access/log/",
     "/firebrand/",
     "/taoshop/",
     "/taoshop/orders/",
@@ -288,3 +294,35 @@ def test_every_page_fits_a_phone_and_keeps_to_its_policy(
             assert path == "/api/docs/" or unnamed == [], path
     finally:
         context.close()
+
+
+def test_a_shop_gets_its_key_uses_it_and_loses_it(visitor: Visitor) -> None:
+    visitor.installation.start("web", "stomp")
+    visitor.log_in()
+    page = visitor.page
+    page.get_by_role("link", name="Access").click()
+    page.get_by_role("link", name="New key").click()
+    page.get_by_label("Title").fill("The shop's till")
+    page.get_by_label("Default namespace").select_option("taoshop.development")
+    page.get_by_role("button", name="Make the key").click()
+    passcode = page.locator("#passcode").inner_text()
+    page.get_by_label("Pattern").fill("queue/orders.*")
+    page.get_by_label("Send", exact=True).check()
+    page.get_by_role("button", name="Allow").click()
+    expect(page.get_by_role("cell", name="queue/orders.*")).to_be_visible()
+    expect(page.locator("#passcode")).to_have_count(0)
+    login = page.url.rstrip("/").rpartition("/")[2]
+    client = WireClient(visitor.installation.stomp.port)
+    with contextlib.closing(client):
+        client.send("CONNECT", accept_version="1.2", login=login, passcode=passcode)
+        client.expect("CONNECTED")
+        client.confirmed("SEND", b"x", destination="/queue/orders.new")
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Revoke").click()
+        expect(page.get_by_text("The key is revoked.")).to_be_visible()
+        client.expect_error("access_refused")
+        client.expect_end()
+    page.get_by_role("link", name="Access").click()
+    page.get_by_role("link", name="Audit log").click()
+    expect(page.get_by_role("cell", name="revoked_at:")).to_be_visible()
+    assert visitor.complaints == []

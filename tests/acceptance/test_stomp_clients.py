@@ -4,11 +4,13 @@ goes on after the gateway was killed. What each says is in `tests/acceptance/cli
 import functools
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from apps.stomp.gateway.options import GatewayOptions
@@ -37,6 +39,11 @@ def each(clients: list[ForeignClient]) -> Any:
         pytest.param(client, marks=[pytest.mark.needs(client.needs)] if client.needs else [], id=str(client))
         for client in clients
     ]
+
+
+def newest(clients: Iterable[ForeignClient]) -> list[ForeignClient]:
+    """Each library once, in the newest version of STOMP that it speaks."""
+    return list({client.name: client for client in clients}.values())
 
 
 @pytest.mark.parametrize("client", each(CLIENTS))
@@ -79,6 +86,22 @@ def test_it_beats_and_is_beaten_to_while_it_waits(
         assert program.lines == ["idle", "woken enough", "bye"]
     finally:
         proxy.close()
+
+
+@pytest.mark.parametrize("client", each(newest(client for client in CLIENTS if client.tls)))
+def test_it_does_the_same_over_tls(
+    client: ForeignClient, conversations: Conversations, stomp_database: str, queue: str, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    made = authority.issue_cert("localhost", "127.0.0.1")
+    made.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    files = f"certificate={tmp_path / 'server.pem'}&key={tmp_path / 'server.pem'}"
+    listener = f"wss://127.0.0.1:0/ws?{files}" if client.websocket else f"stomps://127.0.0.1:0?{files}"
+    with RunningGateway(stomp_database, listeners=(listener,)) as gateway:
+        program = conversations.start(client, "talk", gateway.port, *GUEST, queue, tmp_path / "ca.pem")
+        assert program.wait() == 0, program.output
+        assert program.lines == said_in_talk(client.version, client.note, nacks=client.nacks)
 
 
 SURVIVED = ["holding second", "again second true", "received third", "bye"]
@@ -124,7 +147,7 @@ def killed(installation: Installation) -> Killed:
 
 @pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.parametrize("client", each(list({client.name: client for client in CLIENTS}.values())))
+@pytest.mark.parametrize("client", each(newest(CLIENTS)))
 def test_it_goes_on_where_it_was_after_the_gateway_was_killed(
     client: ForeignClient, conversations: Conversations, killed: Killed
 ) -> None:

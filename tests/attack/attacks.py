@@ -14,6 +14,7 @@ from typing import NamedTuple
 SECONDS = 30.0  # a deadline for a loaded machine, not an expectation
 MIB = 1024 * 1024
 TLS_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)) * 2
+GUESSER = "127.0.0.2"
 HTTP = b"GET /console HTTP/1.1\r\nHost: msgweb\r\nAccept: */*\r\n\r\n"
 
 
@@ -50,9 +51,9 @@ class Attack:
         return self.name.replace(" ", "-").replace(",", "")
 
 
-def dial(target: Target, *, logged_in: bool = False) -> socket.socket:
-    """A connection to the gateway."""
-    client = socket.create_connection(("127.0.0.1", target.port), SECONDS)
+def dial(target: Target, *, logged_in: bool = False, source: str = "127.0.0.1") -> socket.socket:
+    """A connection to the gateway, from that address of this machine."""
+    client = socket.create_connection(("127.0.0.1", target.port), SECONDS, (source, 0))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if logged_in:
         client.sendall(target.connect_frame)
@@ -176,12 +177,13 @@ def connects(target: Target, measure: float) -> str:
 
 
 def wrong_passcodes(target: Target, measure: float) -> str:
-    """Log-ins that cannot be."""
+    """Log-ins that cannot be, all at once, from an address of their own: failures count by address."""
     count = int(200 * measure)
     answers: Counter[str] = Counter()
-    for number in range(count):
-        client = dial(target)
+    clients = [dial(target, source=GUESSER) for _ in range(count)]
+    for number, client in enumerate(clients):
         client.sendall(f"CONNECT\naccept-version:1.2\nlogin:{target.login}\npasscode:{number}\n\n\0".encode())
+    for client in clients:
         answers["ERROR" if b"ERROR" in rest_of(client) else "the end"] += 1
         vanish(client)
     return f"{count} log-ins; {told(answers)}"
@@ -250,6 +252,43 @@ def ten_gigabytes(target: Target, measure: float) -> str:
     return f"{count} connections; {sent / count / 1024:.0f} KiB got through each; {told(answers)}"
 
 
+def unended_frames(target: Target, measure: float) -> str:
+    """Frames of almost the size that is allowed, whose end never comes."""
+    count, size = int(40 * measure), 16 * MIB
+    ended = 0
+    with crowd(target, count, logged_in=True) as clients:
+        for client in clients:
+            client.sendall(f"SEND\ndestination:/queue/attack.long\ncontent-length:{size}\n\n".encode())
+            push(client, b"x" * 65536, size - MIB)
+        ended = sum(is_told(client) for client in clients)
+    return f"{count} frames of {size // MIB} MiB; {ended} connections were ended by an ERROR"
+
+
+def uncommitted(target: Target, measure: float) -> str:
+    """Transactions that gather as much as is allowed, and no COMMIT."""
+    count, each, size = int(10 * measure), 3, 15 * MIB
+    ended = 0
+    with crowd(target, count, logged_in=True) as clients:
+        for client in clients:
+            with contextlib.suppress(ConnectionError):
+                for name in range(each):
+                    client.sendall(f"BEGIN\ntransaction:{name}\n\n\0".encode())
+                    for _ in range(4):
+                        head = f"SEND\ndestination:/queue/attack.open\ntransaction:{name}\ncontent-length:{size}\n\n"
+                        client.sendall(head.encode() + b"x" * size + b"\0")
+        ended = sum(is_told(client) for client in clients)
+    return f"{count * each} transactions of {4 * size // MIB} MiB; {ended} connections were ended by an ERROR"
+
+
+def is_told(client: socket.socket) -> bool:
+    """Whether an ERROR is there, or comes soon."""
+    client.settimeout(0.1)
+    try:
+        return b"limit_exceeded" in client.recv(65536)
+    except OSError:
+        return False
+
+
 def wrong_port(target: Target, measure: float) -> str:
     """TLS hellos and HTTP requests."""
     count = int(400 * measure)
@@ -277,5 +316,7 @@ ATTACKS = [
     Attack("garbage", garbage, 20 * MIB),
     Attack("half frames, cut at each byte", half_frames, 20 * MIB),
     Attack("content-length of 10 GB", ten_gigabytes, 30 * MIB, answered=True),
+    Attack("frames that never end", unended_frames, 400 * MIB),
+    Attack("transactions never committed", uncommitted, 400 * MIB),
     Attack("TLS and HTTP on the wrong port", wrong_port, 20 * MIB),
 ]

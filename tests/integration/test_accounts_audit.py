@@ -96,3 +96,13 @@ def test_a_change_that_is_committed_wakes_who_listens_once_and_one_that_is_none_
         with connection.cursor() as cursor:
             cursor.execute("NOTIFY msgweb_access, 'the end'")
         assert [each.payload for each in listener.notifies(timeout=10, stop_after=1)] == ["the end"]
+
+
+@pytest.mark.django_db
+def test_a_change_is_noted_whatever_the_search_path_is() -> None:
+    key, _ = AccessKey.issue("till", Namespace.objects.create(name="shop.test"))
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL search_path = pg_catalog")
+        cursor.execute("UPDATE public.accounts_accesskey SET title = 'other' WHERE id = %s", [key.pk])
+        cursor.execute("SET LOCAL search_path TO DEFAULT")
+    assert entries("access key")[-1][3] == {"title": {"from": "till", "to": "other"}}

@@ -332,7 +332,7 @@ def test_to_ask_twice_with_an_id_is_to_ask_once(api: Api) -> None:
 @pytest.mark.parametrize(
     ("asked", "status", "code"),
     [
-        ({"task": "samples.nothing"}, 404, "unknown_task"),
+        ({"task": "samples.not_there"}, 404, "unknown_task"),
         ({}, 400, "bad_request"),
         ({"task": "samples.add"}, 400, "bad_arguments"),
         ({"task": "samples.add", "arguments": {"a": 1, "z": 1}}, 400, "bad_arguments"),

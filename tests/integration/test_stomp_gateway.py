@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import stomp
 
+from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.protocol.parser import Limits
 from msgweb.errors import BadArguments
 from tests.installation import until
@@ -114,6 +115,25 @@ def test_limits_of_a_connection(stomp_database: str, queue: str) -> None:
             for size in sizes:
                 client.send("SEND", b"x" * size, destination=queue, transaction="t")
             client.expect_error("limit_exceeded")
+
+
+def test_unfinished_frames_and_transactions_share_an_allowance(stomp_database: str, queue: str) -> None:
+    with gateway_with(stomp_database) as gateway:
+        gateway.gateway.hoards = Hoards(5_000_000)
+        stale, gathering, good = (gateway.connected() for _ in range(3))
+        stale.write(f"SEND\ndestination:{queue}\ncontent-length:9000000\n\n".encode() + b"x" * 2_000_000)
+        until(lambda: gateway.gateway.hoards.kept >= 2_000_000, SECONDS, "the frame that does not end is counted")
+        gathering.send("BEGIN", transaction="t")
+        for number in range(3):
+            body = b"%d" % number * 1_200_000
+            gathering.confirmed("BEGIN", transaction=number)
+            gathering.send("SEND", body, destination=queue, transaction="t", content_length=len(body))
+        stale.expect_error("limit_exceeded")
+        stale.expect_end()
+        gathering.confirmed("COMMIT", transaction="t")
+        assert gateway.gateway.hoards.kept == 0
+        good.send("SUBSCRIBE", id=0, destination=queue)
+        assert [len(good.expect("MESSAGE").body) for _ in range(3)] == [1_200_000] * 3
 
 
 # -- pressure

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from tests.installation import until
 from tests.stomp_gateway import (
     NAMESPACE,
     OTHER_NAMESPACE,
@@ -207,6 +208,37 @@ def test_a_browser_speaks_text_and_gets_text(serve: Callable[..., RunningGateway
         client.send(f"SEND\ndestination:{queue}\n\n".encode() + b"\xff\xfe\0")
         message = client.recv(SECONDS)
         assert isinstance(message, bytes) and b"\xff\xfe\0\n" in message  # no text could hold it
+
+
+def half_a_message(running: RunningGateway, first: bytes, sent: int) -> WireClient:
+    """A WebSocket by hand: a message, then half of one of 16 MiB."""
+    client = running.client()
+    client.write(
+        b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+    )
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += client.socket.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    if first:  # masked with zeros, which change nothing
+        client.write(struct.pack("!BBH4x", 0x82, 0x80 | 126, len(first)) + first)
+    client.write(struct.pack("!BBQ4x", 0x82, 0x80 | 127, 16 * 1024 * 1024) + b"x" * sent)
+    return client
+
+
+def test_before_log_in_half_a_message_is_small_as_half_a_frame_is(serve: Callable[..., RunningGateway]) -> None:
+    client = half_a_message(serve("ws://127.0.0.1:0"), b"", 100_000)
+    client.socket.settimeout(SECONDS)
+    assert b"limit_exceeded" in client.socket.recv(65536)
+
+
+def test_half_a_message_counts_among_what_clients_do_not_finish(serve: Callable[..., RunningGateway]) -> None:
+    running = serve("ws://127.0.0.1:0")
+    client = half_a_message(running, LOGIN, 3_000_000)
+    until(lambda: running.gateway.hoards.kept >= 3_000_000, SECONDS, "it is counted")
+    client.close()
+    until(lambda: running.gateway.hoards.kept == 0, SECONDS, "it is gone")
 
 
 def test_a_client_that_speaks_binary_gets_binary(serve: Callable[..., RunningGateway], queue: str) -> None:

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from apps.accounts.actors import acting_as
 from apps.accounts.models import AccessKey, ClientCertificate, Namespace, Permission
+from apps.accounts.permissions import Access, Verb
 from apps.broker import catalogue
 from apps.stomp.gateway import access_watch
 from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
@@ -165,6 +166,25 @@ def test_a_refused_subscription_leaves_nothing_behind_on_1_0(shop: Shop, name: s
         client.send("SUBSCRIBE", id="1", destination=f"/queue/{name}")
         client.expect_error("access_refused")
     client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}.new")
+
+
+def test_permissions_cost_nothing_for_a_message(shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[str] = []
+    allows = Access.allows
+
+    def counted(access: Access, verb: Verb, namespace: str, destination: str) -> bool:
+        judged.append(f"{verb} {destination}")
+        return allows(access, verb, namespace, destination)
+
+    monkeypatch.setattr(Access, "allows", counted)
+    shop.restrict(f"queue/{name}", send=True, receive=True)
+    client = shop.client()
+    client.confirmed("SUBSCRIBE", id="1", destination=f"/queue/{name}")
+    frame = f"SEND\ndestination:/queue/{name}\n\nx\0".encode()
+    client.write(frame * 500)
+    for _ in range(500):
+        client.expect("MESSAGE")
+    assert judged == [f"receive queue/{name}", f"send queue/{name}"]
 
 
 def test_a_key_receives_what_it_may(shop: Shop, name: str) -> None:

@@ -26,7 +26,9 @@ from apps.stomp.gateway.ports import Credentials, Principal
 from msgweb.errors import AccessRefused
 
 MEMORY_SECONDS = 5.0  # so long a log-in is believed without asking the database
-PROVEN_SECONDS = 600.0  # so long a password is believed without its hash, if the database says that it did not change
+# So long after the last log-in a secret is known to be right as long as the database says that it did not change: its
+# hash is not paid again, and its owner does not wait for those who guess.
+PROVEN_SECONDS = 600.0
 MEMORY_ENTRIES = 10_000
 THREADS = 4
 # A password's hash takes a good part of a second, in threads of its own, so that keys do not queue behind it. Of each
@@ -176,13 +178,13 @@ class AccountAuthenticator:
         if identity is None:
             standing = await prove(credentials)
             _make_room(self._proven)
-            self._proven[secret] = (self._clock() + PROVEN_SECONDS, standing.identity)
         else:
             found = await self._threads.run(lambda: self._accounts.standings([identity]))
             if identity not in found:
                 self._proven.pop(secret, None)
                 raise LoginRefused("this log-in was revoked, or its secret was changed")
             standing = found[identity]
+        self._proven[secret] = (self._clock() + PROVEN_SECONDS, standing.identity)
         principal = _principal(standing, await self._namespace(standing, credentials))
         if changes == self._changes:
             _make_room(self._known)

@@ -28,6 +28,11 @@ class Acknowledging:
         self._connection = connection
         self.transactions: dict[str, Transaction] = {}
 
+    @property
+    def gathered(self) -> int:
+        """Bytes of bodies that wait for a COMMIT."""
+        return sum(transaction.bytes for transaction in self.transactions.values()) if self.transactions else 0
+
     def acknowledge(self, event: Ack | Nack, refusal: Refusal | None = None) -> None:
         """ACK, or NACK with its refusal.
 
@@ -90,7 +95,7 @@ class Acknowledging:
         if raw.isdigit() and len(raw) < 20:
             message_id = MessageId(int(raw))
             if message_id in connection.void:
-                connection.void.discard(message_id)
+                del connection.void[message_id]
                 return None
         elif raw.startswith(connection.topic_prefix):
             return None

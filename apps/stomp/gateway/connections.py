@@ -13,7 +13,8 @@ from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
 from apps.stomp.gateway.channels import Channel
 from apps.stomp.gateway.entering import Entering
-from apps.stomp.gateway.errors import LoginTimeout, NotSupported
+from apps.stomp.gateway.errors import LoginTimeout, NotSupported, TooMany
+from apps.stomp.gateway.hoards import SMALL
 from apps.stomp.gateway.listeners import Listener
 from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.receipts import Receipts
@@ -59,6 +60,41 @@ class ClientConnection(Channel):
         delivered, sent: MESSAGE and SEND frames so far.
     """
 
+    __slots__ = (
+        "_beating",
+        "_deaf",
+        "_ending",
+        "_gateway",
+        "_hoards",
+        "_later",
+        "_outside",
+        "_reason",
+        "_refused",
+        "_since",
+        "_written",
+        "acknowledging",
+        "client_id",
+        "core",
+        "delivered",
+        "dialect",
+        "engine",
+        "entering",
+        "held",
+        "listener",
+        "name",
+        "namespace",
+        "receipts",
+        "receiving",
+        "sending",
+        "sent",
+        "tasks",
+        "topic_frames",
+        "topic_prefix",
+        "unconfirmed",
+        "version",
+        "void",
+    )
+
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
         super().__init__(gateway.loop, listener.options, peer)
         self._gateway = gateway
@@ -82,13 +118,15 @@ class ClientConnection(Channel):
         self._refused = False  # an ERROR that ends it is on its way
         self._ending = False  # nothing more is read; the last frames go out
         self.sent = 0
+        self._outside = 0  # bytes of a WebSocket's message whose end has not come
+        self._hoards = False  # much is kept of what the client has not finished
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
         self.held: dict[MessageId, ClientSubscription] = {}
-        self.void: set[MessageId] = set()
+        self.void: dict[MessageId, None] = {}
         self.name = ""
         self.delivered = 0
 
@@ -110,6 +148,7 @@ class ClientConnection(Channel):
         if self.trace is not None:
             self.trace.note("in", data)
         self._handle(self.core.receive(data))
+        self._weigh()
         if self.sent != self.entering.metered:
             self.entering.meter()
         if self.engine.congested and "congestion" not in self.holds:
@@ -117,6 +156,25 @@ class ClientConnection(Channel):
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
         if self.clogged and self.unread > self.options.receipt_buffer:
             self.hold("clogged")
+
+    def partial_received(self, size: int) -> None:
+        """Bytes of a WebSocket's message whose end has not come: data all the same, and memory."""
+        if self._ending or self._refused:
+            return
+        if self._beating.expected:
+            self._beating.last_read = self.loop.time()
+        self._outside = size
+        greeting = self.options.limits.greeting
+        if size > greeting and self.entering.principal is None:
+            self.end(TooMany(f"before log-in a message has at most {greeting} bytes"))
+        else:
+            self._weigh()
+
+    def _weigh(self) -> None:
+        hoard = self.core.kept + self._outside + self.acknowledging.gathered
+        if hoard > SMALL or self._hoards:
+            self._hoards = hoard > SMALL and not self._ending
+            self._gateway.hoards.note(self, hoard if self._hoards else 0)
 
     def eof_received(self) -> bool:
         """The client sends no more. What it asked for is finished, and confirmed if it still reads."""
@@ -138,6 +196,7 @@ class ClientConnection(Channel):
         self._release(failed=True)
         self._out.clear()
         self.receipts.waiting.clear()
+        self._gateway.hoards.note(self, 0)
         self._gateway.forget(self)
         self._gateway.figures.leave(self, self._reason)
         self._log(error)
@@ -367,6 +426,7 @@ class ClientConnection(Channel):
         self.receipts.waiting.clear()  # what is still under way has nobody to be confirmed to
         self.flush()
         self._release()
+        self._gateway.hoards.note(self, 0)
         self._beating.stop()
         self.close_gently()
 

@@ -12,6 +12,7 @@ from apps.stomp.gateway.acceptors import Acceptor, bind
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.errors import ShuttingDown
 from apps.stomp.gateway.figures import Figures
+from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.gateway.listeners import BadListener, Listener
 from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
 from apps.stomp.gateway.status import StatusProtocol
@@ -38,6 +39,7 @@ class Gateway:
     Attributes:
         connections: those that are open.
         usages: what the keys of these connections use.
+        hoards: what they keep unfinished.
         figures: what it has counted.
         listening: where.
         draining: nothing new is brought to anybody.
@@ -60,6 +62,7 @@ class Gateway:
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
+        self.hoards = Hoards()
         self.figures = Figures(self)
         self.supervision = Supervision(self)
         self.traces = Traces(self.supervision.publish)

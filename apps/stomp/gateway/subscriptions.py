@@ -24,7 +24,7 @@ class Outlet(Protocol):
 
     version: str
     held: "dict[MessageId, ClientSubscription]"
-    void: set[MessageId]
+    void: dict[MessageId, None]
     clogged: bool
     delivered: int
 
@@ -181,7 +181,7 @@ class ClientSubscription:
         gone = self._own()
         for message_id in gone:
             del outlet.held[message_id]
-        outlet.void.update(gone)
+        outlet.void.update(dict.fromkeys(gone))
         self._unacked.clear()
         outlet.taken_away(self)
 

@@ -14,16 +14,17 @@ class Transaction:
     """Between BEGIN and COMMIT or ABORT.
 
     Attributes:
+        bytes: of the bodies that it holds.
         receipts: of its frames, in order, that wait for the COMMIT.
         void: a message that it acks was taken away from this process; the whole cannot happen any more.
     """
 
-    __slots__ = ("_bytes", "_frames", "_options", "_taken", "receipts", "sends", "void")
+    __slots__ = ("_frames", "_options", "_taken", "bytes", "receipts", "sends", "void")
 
     def __init__(self, options: GatewayOptions) -> None:
         self._options = options
         self._frames = 0
-        self._bytes = 0
+        self.bytes = 0
         self.sends: list[Message] = []
         self._taken: list[tuple[ClientSubscription, list[MessageId], Refusal | None]] = []  # None: an ACK
         self.receipts: list[bytes] = []
@@ -71,8 +72,8 @@ class Transaction:
 
     def _count(self, size: int) -> None:
         self._frames += 1
-        self._bytes += size
+        self.bytes += size
         if self._frames > self._options.transaction_frames:
             raise TooMany(f"a transaction has at most {self._options.transaction_frames} frames")
-        if self._bytes > self._options.transaction_bytes:
+        if self.bytes > self._options.transaction_bytes:
             raise TooMany(f"a transaction has at most {self._options.transaction_bytes} bytes")

@@ -5,7 +5,7 @@ Answers go out as text or binary, whichever the client began with; what is no UT
 """
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from websockets.frames import CloseCode, Frame, Opcode
@@ -15,7 +15,27 @@ from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
 SUBPROTOCOLS = [Subprotocol(f"{version}.stomp") for version in ("v12", "v11", "v10")]
+CLOSING_BYTES = 64 * 1024
 CLOSE_SECONDS = 2.0  # for the client's half of the closing handshake
+
+
+class Inner(Protocol):
+    """What a WebSocket carries: an `asyncio.Protocol`, and one method more."""
+
+    def partial_received(self, size: int) -> None:
+        """Bytes have come, and so many wait for the rest of their message."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def eof_received(self) -> bool | None: ...
+
+    def connection_lost(self, error: Exception | None) -> None: ...
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
 
 
 class WebSocketProtocol(asyncio.Protocol):
@@ -28,7 +48,7 @@ class WebSocketProtocol(asyncio.Protocol):
         most: bytes of a message.
     """
 
-    def __init__(self, inner: asyncio.Protocol, path: str, origins: tuple[str, ...], most: int) -> None:
+    def __init__(self, inner: Inner, path: str, origins: tuple[str, ...], most: int) -> None:
         self._inner = inner
         self._path = path
         self._origins = origins
@@ -37,6 +57,7 @@ class WebSocketProtocol(asyncio.Protocol):
         )
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else is called
         self._text: bool | None = None
+        self._partial = 0  # bytes of a message whose end has not come
         self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -48,6 +69,12 @@ class WebSocketProtocol(asyncio.Protocol):
         """Bytes of the WebSocket."""
         self._server.receive_data(data)
         self._answer()
+        waiting = len(self._server.reader.buffer)
+        if self._server.state is State.CLOSING and waiting > CLOSING_BYTES:
+            self._transport.pause_reading()  # it sends on and on; the rest of the time is for reading the last frame
+        elif waiting or self._partial:
+            self._partial = waiting
+            self._inner.partial_received(waiting)
 
     def eof_received(self) -> bool:
         """The client sends no more, and a WebSocket without a closing handshake is over."""

@@ -63,6 +63,18 @@ class ServerConnection:
         state: see the module.
     """
 
+    __slots__ = (
+        "_dialect",
+        "_heart_beat_header",
+        "_offer",
+        "_parser",
+        "_subscriptions",
+        "_transactions",
+        "beats",
+        "state",
+        "version",
+    )
+
     def __init__(
         self, limits: Limits | None = None, heart_beat: HeartBeat = HEART_BEAT, dialect: Dialect = RABBITMQ
     ) -> None:
@@ -124,6 +136,11 @@ class ServerConnection:
         """ERROR, in the version agreed on. The shell closes after it, unless `survives_errors`."""
         extra = (("version", ",".join(encoder.VERSIONS)),) if code == UnsupportedVersion.code else ()
         return encoder.error(self.version, code, message, receipt, extra)
+
+    @property
+    def kept(self) -> int:
+        """Bytes of a frame whose end has not come."""
+        return self._parser.kept
 
     def close(self) -> None:
         """Listen no more."""

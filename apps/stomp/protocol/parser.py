@@ -114,6 +114,22 @@ class Parser:
         rare: whether the last `feed` returned anything but SENDs outside of transactions and plain ACKs.
     """
 
+    __slots__ = (
+        "_ack_ids",
+        "_ack_run",
+        "_body_open",
+        "_dead",
+        "_heads",
+        "_limits",
+        "_pending",
+        "_scanned",
+        "_stopped",
+        "_strict_acks",
+        "_version",
+        "_wanted",
+        "rare",
+    )
+
     def __init__(self, limits: Limits, *, strict_acks: bool = False) -> None:
         self._limits = limits
         self._strict_acks = strict_acks
@@ -154,6 +170,11 @@ class Parser:
             self._ack_run = _NO_RUN
         self._stopped = False
         self._rest(bytes(self._pending))
+
+    @property
+    def kept(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._pending)
 
     def close(self) -> None:
         """Ignore whatever else comes."""

@@ -15,6 +15,7 @@ sub connected {
     my ($beats) = @_;
     my $stomp = Net::Stomp->new({
         hostname => '127.0.0.1', port => $port, connect_delay => 0.05, reconnect_attempts => 0, timeout => 20,
+        ssl => $ENV{STOMP_CA} ? 1 : 0, ssl_options => { SSL_ca_file => $ENV{STOMP_CA} },
     });
     my $frame = $stomp->connect({
         'accept-version' => $version, host => '127.0.0.1', login => $login, passcode => $passcode,

@@ -1,5 +1,6 @@
 <?php
 // STOMP 1.2 by hand on a plain socket, as much PHP in the field does it. Arguments: step, port, login, passcode, queue.
+// With STOMP_CA in the environment: over TLS, with that authority.
 error_reporting(E_ALL);
 [, $step, $port, $login, $passcode, $queue] = $argv;
 
@@ -25,7 +26,10 @@ class Client
 
     public function __construct(string $port, string $login, string $passcode, string $beats = '0,0')
     {
-        $socket = @stream_socket_client("tcp://127.0.0.1:$port", $number, $text, 5);
+        $authority = getenv('STOMP_CA');
+        $context = stream_context_create($authority ? ['ssl' => ['cafile' => $authority]] : []);
+        $address = ($authority ? 'tls' : 'tcp') . "://127.0.0.1:$port";
+        $socket = @stream_socket_client($address, $number, $text, 5, STREAM_CLIENT_CONNECT, $context);
         if ($socket === false) {
             throw new Lost($text);
         }

@@ -15,8 +15,9 @@ class Client
   def initialize(beats: nil, reliable: false)
     asked = VERSION_ASKED == '1.0' ? {} : { 'accept-version' => VERSION_ASKED, 'host' => '127.0.0.1' }
     asked['heart-beat'] = beats if beats
+    ssl = ENV['STOMP_CA'] ? Stomp::SSLParams.new(ts_files: ENV['STOMP_CA']) : false
     @connection = Stomp::Connection.new(
-      hosts: [{ login: LOGIN, passcode: PASSCODE, host: '127.0.0.1', port: PORT.to_i }],
+      hosts: [{ login: LOGIN, passcode: PASSCODE, host: '127.0.0.1', port: PORT.to_i, ssl: ssl }],
       connect_headers: asked, reliable: reliable, initial_reconnect_delay: 0.05, max_reconnect_delay: 0.2,
       max_reconnect_attempts: 0, logger: Quiet.new
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import queue as queues
 import sys
 import threading
@@ -49,6 +50,8 @@ class Client:
         if VERSION != "1.0":
             options["heartbeats"] = beats
         self.connection = getattr(stomp, f"Connection{VERSION.replace('.', '')}")([("127.0.0.1", PORT)], **options)
+        if authority := os.environ.get("STOMP_CA"):
+            self.connection.set_ssl(for_hosts=[("127.0.0.1", PORT)], ca_certs=authority)
         self.listener = Listener()
         self.connection.set_listener("test", self.listener)
         self._receipts = 0

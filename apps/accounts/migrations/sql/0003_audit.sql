@@ -2,7 +2,8 @@
 
 -- Row trigger. Arguments: what the table holds, then the columns that matter; one with `!` before it is a secret, of
 -- which only the fact of a change is kept. Sends NOTIFY msgweb_access, once a transaction.
-CREATE FUNCTION accounts_note_change() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Finds its tables whatever the search_path of whoever makes the change.
+CREATE FUNCTION accounts_note_change() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     before jsonb := '{}';
     after jsonb := '{}';
