@@ -64,6 +64,7 @@ def measure(conninfo: str, kept: int) -> tuple[list[float], int]:
         milliseconds(lambda: list(Job.objects.only(*columns)[:51]), 200),
         milliseconds(lambda: list(Job.objects.filter(state="failed").only(*columns)[:51]), 200),
         milliseconds(lambda: list(Job.objects.filter(state="ready").only(*columns)[:51]), 200),
+        milliseconds(lambda: list(Job.objects.filter(namespace=NAMESPACE, task="rare").only(*columns)[:51]), 200),
     ]
 
     async def prune() -> int:
