@@ -365,7 +365,7 @@ class Dispatch:
         if claim.slot is None:
             return
         if self.roster.at_work(claim):
-            claim.slot.process.kill()
+            self.roster.kill(claim.slot)
         else:
             self.roster.recall(claim.slot)
 
