@@ -30,8 +30,8 @@ START_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 LOOK_SECONDS = 0.01  # between two looks at something that cannot call us back
 _NAMESPACE = "SELECT n.name FROM accounts_namespace n JOIN accounts_accesskey k ON k.default_namespace_id = n.id"
 
-#: Postgres itself notes which session ended when: a process may learn of it late, or never. One whose process has another
-#: by then held nothing: the process was starting when Postgres died, and has started again since.
+#: Postgres itself notes which session ended when: a process may learn of it late, or never. One whose process has
+#: another by then held nothing: the process was starting when Postgres died, and has started again since.
 _NOTES = """
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.session_over (id bigserial, pid integer NOT NULL, at double precision NOT NULL);
