@@ -6,6 +6,7 @@ are, and decides when they end.
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -123,6 +124,27 @@ def take_turns(context: JobContext, *, turns: int) -> None:
         subprocess.run(["echo", f"by a child {turn}"], check=True)
         logging.getLogger("samples").warning("by logging %d", turn)
         subprocess.run(["echo", f"by another child {turn}"], check=True)
+
+
+@task(name="samples.fork", queue=QUEUE)
+def fork(context: JobContext) -> int | None:
+    """Have a process of one's own, and end it; its exit code."""
+    reading, writing = os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=_speak_and_wait, args=(writing,))
+    print("before")
+    child.start()
+    os.read(reading, 1)
+    print("after")
+    child.terminate()
+    child.join(10)
+    return child.exitcode
+
+
+def _speak_and_wait(writing: int) -> None:
+    print("in the child")
+    logging.getLogger("samples").warning("too")
+    os.write(writing, b"x")
+    time.sleep(60)
 
 
 @task(name="samples.grow", queue=QUEUE)

@@ -426,6 +426,14 @@ def test_what_a_job_and_its_children_say_keeps_its_order(jobs: Jobs) -> None:
     assert [text for _, text in jobs.log(job)] == [f"{text} {turn}" for turn in range(5) for text in spoken]
 
 
+def test_a_process_that_a_task_forks_speaks_and_is_terminated_like_any_other(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.fork")
+    assert jobs.end(job)["result"] == -signal.SIGTERM
+    assert [text for _, text in jobs.log(job)] == ["before", "in the child", "WARNING samples too", "after"]
+    assert jobs.end(jobs.ask("samples.talk"))["state"] == "succeeded"
+
+
 def test_a_slot_that_has_grown_too_large_is_replaced_after_its_job(jobs: Jobs) -> None:
     start(jobs, "worker", "--slots", "1", "--slot-rss", "200")
     (first,) = jobs.slots()
