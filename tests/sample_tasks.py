@@ -67,6 +67,12 @@ def hold(context: JobContext, *, folder: str, polite: bool = True) -> int:
     return context.attempt
 
 
+@task(name="samples.mostly_quick", queue=QUEUE)
+def mostly_quick(context: JobContext, *, folder: str = "") -> int:
+    """Nothing, at once; but with a folder, hold."""
+    return hold(context, folder=folder) if folder else 0
+
+
 @task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
 def once(context: JobContext, *, folder: str) -> int:
     """The same for work that must not be done twice."""
