@@ -31,6 +31,7 @@ PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # prctl(2)
 PASSED_ON = (
     signal.SIGTERM,
     signal.SIGINT,
+    signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGTTIN,

@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ from apps.broker.headers import escape_header
 from apps.jobs.asking import Ask, request_of
 from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
+from msgweb.errors import BadRequest
 
 PORTION = 5_000  # jobs whose rows are in memory at once
 _JOBS = (
@@ -24,7 +24,8 @@ _JOBS = (
 )
 _EVENTS = "COPY jobs_event (job_id, at, kind, data) FROM STDIN"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_SLOW = ("reply_to", "delay", "run_at", "after", "hold")  # of an Ask: what needs more than a row and a message
+#: Of an Ask: what needs more than a row and a message.
+_SLOW = ("reply_to", "correlation_id", "wants_progress", "delay", "run_at", "after", "hold")
 
 
 def enqueue_many(
@@ -42,13 +43,16 @@ def enqueue_many(
 
     Raises:
         BadArguments: they do not fit the task; then there is none of the jobs.
+        BadRequest: they cannot all have one id.
         NotFound: there is no such namespace.
         LimitExceeded: the queue is full.
     """
     ask = ask or Ask()
+    if ask.job_id is not None:
+        raise BadRequest("several jobs cannot have one id")
     with transaction.atomic():
         if task.options.unique is not None or any(getattr(ask, name) for name in _SLOW):
-            return [ask_for(task, namespace, one, replace(ask, job_id=None)).id for one in arguments]
+            return [ask_for(task, namespace, one, ask).id for one in arguments]
         ids: list[uuid.UUID] = []
         remaining = iter(arguments)
         while portion := list(islice(remaining, PORTION)):
