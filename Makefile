@@ -41,7 +41,7 @@ fuzz: venv-dev  ## Fuzz the STOMP parser for three minutes (ARGS="--seconds 600 
 	@exec $(VENV_PYTHON) -m tests.fuzz $(ARGS)
 
 .PHONY: attack
-attack: venv-dev  ## Attack a gateway in ten ways, and print what a customer beside it and its memory had of it (ARGS="header")
+attack: venv-dev  ## Attack a gateway in a dozen ways, and print what a customer beside it and its memory had of it (ARGS="header")
 	@exec $(VENV_PYTHON) -m tests.attack $(ARGS)
 
 .PHONY: test-django kept

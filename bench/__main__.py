@@ -23,6 +23,8 @@ from typing import Any
 
 from bench import brokers, stompload
 from bench.brokers import BenchError, Broker
+from bench.jobs import side_by_side
+from bench.jobs.side_by_side import SCENARIOS as JOB_SCENARIOS
 from bench.scenarios import FAULTS, SCENARIOS, Row, Scenario
 from msgweb.errors import MsgwebError
 
@@ -50,10 +52,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--scenario",
         nargs="+",
-        choices=(*SCENARIOS, "all"),
+        choices=(*SCENARIOS, *JOB_SCENARIOS, "all"),
         default=["queue"],
         metavar="NAME",
-        help=f"one or several of {', '.join(SCENARIOS)}, or all (default queue)",
+        help=f"one or several of {', '.join(SCENARIOS)}, or all (default queue); or of {', '.join(JOB_SCENARIOS)}",
     )
     parser.add_argument("--repeat", type=_positive, default=3, metavar="R", help="runs of each broker (default 3)")
     parser.add_argument("--messages", type=_positive, metavar="N", help="per run, instead of the scenario's own number")
@@ -62,6 +64,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object with every single run, instead of a table")
     options = parser.parse_args(arguments)
+    of_jobs = [name for name in options.scenario if name in JOB_SCENARIOS]
+    if of_jobs and len(of_jobs) < len(options.scenario):
+        parser.error("scenarios of jobs are measured apart from the others")
     if "all" in options.scenario:
         options.scenario = list(SCENARIOS)
     return options
@@ -263,6 +268,23 @@ def _report(results: Results, running: list[Broker], wrong: list[str], facts: di
     print(f"Faults (lost, repeated, misordered, left over): {'; '.join(wrong) or 'none'}")
 
 
+def _jobs(options: argparse.Namespace) -> int:
+    try:
+        return side_by_side.compare(
+            options.scenario,
+            options.repeat,
+            options.messages,
+            ours_only=options.only == ["ours"],
+            as_json=options.json,
+        )
+    except Asked:
+        _say("Stopped.")
+        return 130
+    except (BenchError, MsgwebError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0; or 1 when it cannot be measured or a message was lost, repeated, misordered or left over."""
     options = parse(arguments)
@@ -271,6 +293,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not Path("/proc/stat").exists():
         print("bench: the processor time of a broker is read from /proc, which is not here", file=sys.stderr)
         return 1
+    if options.scenario[0] in JOB_SCENARIOS:
+        return _jobs(options)
     peers = {
         "rabbitmq": (brokers.rabbitmq, brokers.why_no_rabbitmq()),
         "activemq": (brokers.activemq, brokers.why_no_activemq()),

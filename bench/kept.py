@@ -64,6 +64,7 @@ def measure(conninfo: str, kept: int) -> tuple[list[float], int]:
         milliseconds(lambda: list(Job.objects.only(*columns)[:51]), 200),
         milliseconds(lambda: list(Job.objects.filter(state="failed").only(*columns)[:51]), 200),
         milliseconds(lambda: list(Job.objects.filter(state="ready").only(*columns)[:51]), 200),
+        milliseconds(lambda: list(Job.objects.filter(namespace=NAMESPACE, task="rare").only(*columns)[:51]), 200),
     ]
 
     async def prune() -> int:
@@ -100,10 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
                 """Nothing."""
 
             Namespace.objects.create(name=NAMESPACE)
-            print(
-                "| kept | enqueue, ms | list, ms | list of the failed, ms | list of the ready, ms | removed a second |"
-            )
-            print("| ---: | ---: | ---: | ---: | ---: | ---: |")
+            print("| kept | enqueue, ms | list, ms | failed, ms | ready, ms | rare task, ms | removed a second |")
+            print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
             for kept in (1_000, options.jobs):
                 found, removed = measure(place.conninfo, kept)
                 cells = " | ".join(f"{value:.2f}" for value in found)

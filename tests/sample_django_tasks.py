@@ -82,3 +82,19 @@ def writes(path: str) -> int:
     with Path(path).open("a") as file:
         file.write("x")
     return current_job().attempt
+
+
+class Outer:
+    """Holds what has no module to itself."""
+
+    class Odd(Exception):
+        """An exception that can be neither copied nor made by its text."""
+
+        def __init__(self, one: object, two: object) -> None:
+            self.pair = (one, two)
+
+
+@task
+def fails_oddly() -> None:
+    """Raise something that is hard to keep."""
+    raise Outer.Odd(object(), lambda: None)

@@ -6,6 +6,7 @@ are, and decides when they end.
 
 import asyncio
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -66,6 +67,12 @@ def hold(context: JobContext, *, folder: str, polite: bool = True) -> int:
     return context.attempt
 
 
+@task(name="samples.mostly_quick", queue=QUEUE)
+def mostly_quick(context: JobContext, *, folder: str = "") -> int:
+    """Nothing, at once; but with a folder, hold."""
+    return hold(context, folder=folder) if folder else 0
+
+
 @task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
 def once(context: JobContext, *, folder: str) -> int:
     """The same for work that must not be done twice."""
@@ -123,6 +130,27 @@ def take_turns(context: JobContext, *, turns: int) -> None:
         subprocess.run(["echo", f"by a child {turn}"], check=True)
         logging.getLogger("samples").warning("by logging %d", turn)
         subprocess.run(["echo", f"by another child {turn}"], check=True)
+
+
+@task(name="samples.fork", queue=QUEUE)
+def fork(context: JobContext) -> int | None:
+    """Have a process of one's own, and end it; its exit code."""
+    reading, writing = os.pipe()
+    child = multiprocessing.get_context("fork").Process(target=_speak_and_wait, args=(writing,))
+    print("before")
+    child.start()
+    os.read(reading, 1)
+    print("after")
+    child.terminate()
+    child.join(10)
+    return child.exitcode
+
+
+def _speak_and_wait(writing: int) -> None:
+    print("in the child")
+    logging.getLogger("samples").warning("too")
+    os.write(writing, b"x")
+    time.sleep(60)
 
 
 @task(name="samples.grow", queue=QUEUE)

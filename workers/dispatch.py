@@ -198,6 +198,7 @@ class Dispatch:
     def _give_back(self, halted: bool) -> None:
         """What has waited for too long goes to whoever has room."""
         for claim in self.intake.waiting() if halted else self.intake.impatient(time.monotonic()):
+            self.intake.disappointed(claim)
             self._refuse(claim)
 
     def _forget(self, claim: Claim) -> None:
@@ -365,7 +366,7 @@ class Dispatch:
         if claim.slot is None:
             return
         if self.roster.at_work(claim):
-            claim.slot.process.kill()
+            self.roster.kill(claim.slot)
         else:
             self.roster.recall(claim.slot)
 

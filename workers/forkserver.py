@@ -27,16 +27,19 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15  # prctl(2)
 PASSED_ON = (
     signal.SIGTERM,
     signal.SIGINT,
+    signal.SIGHUP,
     signal.SIGUSR1,
     signal.SIGUSR2,
     signal.SIGTTIN,
     signal.SIGTTOU,
 )
 MESSAGE_LIMIT = 4096  # bytes
+#: Messages arrive whole. Where there is only the second kind (macOS), no end is seen of the other side.
+PACKETS = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
 OUTPUT_DESCRIPTORS = (1, 2)
 END_SECONDS = 5.0  # what remains of the slots when the supervisor has gone may take so long
 
@@ -70,21 +73,23 @@ class ForkServer:
             signal.signal(number, _noted)
         gc.collect()
         gc.freeze()  # what is loaded stays as it is: the collector of a child does not touch it, so it stays shared
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, PACKETS)
         main = os.getpid()
         self._supervisor = os.fork()
         if self._supervisor == 0:
-            self._become_child(main)
+            self._become_child(main, "msgweb-worker")
             self._socket.close()
             _exit_with(lambda: self._supervise(theirs))
         theirs.close()
         return self._serve()
 
-    def _become_child(self, main: int) -> None:
+    def _become_child(self, main: int, name: str) -> None:
         signal.set_wakeup_fd(-1)
         self._woken.close()
         self._waker.close()
         die_with(main)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())  # for top and ps; at most 15 characters
 
     def _serve(self) -> int:
         status: int | None = None
@@ -127,7 +132,7 @@ class ForkServer:
         if pid:
             return pid
         connection, reading, writing = descriptors
-        self._become_child(main)
+        self._become_child(main, "msgweb-slot")
         self._socket.close()
         # Its own session: Ctrl-C at the terminal is for the main process, and the slot is ended together with whatever
         # processes its task started.
@@ -148,21 +153,27 @@ class ForkServer:
     def _reap(self) -> int | None:
         """Take note of who has ended. The supervisor's exit status, if it was that one."""
         while True:
+            which = -1
             try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if sys.platform == "linux":
+                    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    if ended is None or ended.si_pid == 0:
+                        return None
+                    which = ended.si_pid
+                    if which in self._slots:
+                        end_group(which)  # what its task left behind; before the group's id is free again
+                pid, raw = os.waitpid(which, os.WNOHANG)
             except ChildProcessError:
                 return None
-            if ended is None or ended.si_pid == 0:
+            if pid == 0:
                 return None
-            pid = ended.si_pid
-            if pid in self._slots:
-                end_group(pid)  # what its task started and left behind; before the id of the group is free again
-            _, raw = os.waitpid(pid, 0)
             status = os.waitstatus_to_exitcode(raw)
             if pid == self._supervisor:
                 return status if status >= 0 else 128 - status
             if pid in self._slots:
                 self._slots.discard(pid)
+                if sys.platform != "linux":
+                    end_group(pid)
                 self._tell(["exited", pid, status])
 
     def _tell(self, message: list[object]) -> None:

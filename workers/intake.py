@@ -52,7 +52,8 @@ class _Queue:
         turn: how much it has been served, divided by its weight: who has the least is next.
         waiting: what is held and has no slot.
         held: what is held at all.
-        brought_at: when it brought something last, by the loop's clock.
+        brought_at: when it brought something last, by the loop's clock,
+        modest_until: unless that had to go back: until then it gets no more than could begin at once.
     """
 
     subscription: Subscription
@@ -62,6 +63,7 @@ class _Queue:
     waiting: deque[Claim] = field(default_factory=deque)
     held: set[Claim] = field(default_factory=set)
     brought_at: float = -math.inf
+    modest_until: float = -math.inf
 
 
 class Intake:
@@ -128,11 +130,11 @@ class Intake:
         """
         now = asyncio.get_running_loop().time()
         spare = room - sum(len(queue.waiting) for queue in self._queues.values())
-        active = [queue for queue in self._queues.values() if now - queue.brought_at < ACTIVE_SECONDS]
+        active = [queue for queue in self._queues.values() if _is_active(queue, now)]
         share = -(-spare // len(active)) if active and spare > 0 else 0
         least = -(-free // len(self._queues)) if free > 0 and spare > 0 and self._queues else 0
         for queue in self._queues.values():
-            credit = len(queue.held) + max(least, share if now - queue.brought_at < ACTIVE_SECONDS else 0)
+            credit = len(queue.held) + max(least, share if _is_active(queue, now) else 0)
             if credit != queue.subscription.credit:
                 self._engine.set_credit(queue.subscription, credit)
 
@@ -173,6 +175,10 @@ class Intake:
             if claim in queue.waiting:
                 queue.waiting.remove(claim)
 
+    def disappointed(self, claim: Claim) -> None:
+        """It goes back, since no slot was free for it in time."""
+        self._queues[claim.subscription].modest_until = asyncio.get_running_loop().time() + ACTIVE_SECONDS
+
     def waiting(self) -> list[Claim]:
         """All that has no slot."""
         return [claim for queue in self._queues.values() for claim in queue.waiting]
@@ -190,3 +196,7 @@ class Intake:
     def impatient(self, now: float) -> list[Claim]:
         """What has waited for a slot for too long."""
         return [claim for claim in self.waiting() if now - claim.arrived > PATIENCE]
+
+
+def _is_active(queue: _Queue, now: float) -> bool:
+    return now - queue.brought_at < ACTIVE_SECONDS and now >= queue.modest_until

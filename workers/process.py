@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -65,6 +66,14 @@ class Forks:
         self._loop = asyncio.get_running_loop()
         self._socket.setblocking(False)
         self._loop.add_reader(self._socket, self._readable)
+        if sys.platform != "linux":
+            self._look_at_parent(os.getppid())
+
+    def _look_at_parent(self, parent: int) -> None:
+        """Where the kernel does not end this process with the main one."""
+        if os.getppid() != parent:
+            os._exit(1)
+        self._loop.call_later(1.0, self._look_at_parent, parent)
 
     def close(self) -> None:
         """Listen no more."""

@@ -127,6 +127,11 @@ class Roster:
             self._retire(slot)
             self.fill()
 
+    def kill(self, slot: Slot) -> None:
+        """End its process at once. It gets no more jobs meanwhile."""
+        slot.stopping = True
+        slot.process.kill()
+
     def gone(self, process: SlotProcess) -> list[Claim]:
         """Its process is no more: another takes its place. Returns what it had, in order."""
         slot = self._slots.pop(process)

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import inspect
 import json
+import os
 import socket
 import time
 import uuid
@@ -49,6 +50,8 @@ class Desk:
         self._running: dict[str, SlotTransport] = {}
         self._in_sink = contextvars.ContextVar("in_sink", default=False)
         self._streams = output.take_over(self._sink)
+        self._forked = False
+        os.register_at_fork(after_in_child=self._let_go)
 
     @cached_property
     def loop(self) -> "Loop":
@@ -95,6 +98,10 @@ class Desk:
             _current.reset(token)
             self._running.pop(job.job, None)
 
+    def _let_go(self) -> None:
+        """A task has forked: the child has no part in this process's socket. What it says is raw output."""
+        self._forked = True
+
     def printed(self, line: str) -> None:
         """A line of raw output: of the job that runs, where there is but one."""
         transport = self._only()
@@ -109,7 +116,7 @@ class Desk:
 
     def _sink(self, level: str, line: str) -> bool:
         transport = _current.get() or self._only()
-        if transport is None or self._in_sink.get():
+        if transport is None or self._forked or self._in_sink.get():
             return False
         token = self._in_sink.set(True)
         try:

@@ -147,6 +147,12 @@ def ignore(_signal: int, _frame: FrameType | None) -> None:
     """
 
 
+def _restore_signals() -> None:
+    """A task has forked: the child may be terminated like any other."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def run(connection: socket.socket, output: int, threads: int) -> None:
     """Serve the supervisor behind the socket. The process was just forked, and leads a session of its own.
 
@@ -158,6 +164,7 @@ def run(connection: socket.socket, output: int, threads: int) -> None:
         signal.signal(number, ignore)
     for number in RESTORED:
         signal.signal(number, signal.SIG_DFL)
+    os.register_at_fork(after_in_child=_restore_signals)
     channel = Channel(connection)
     raw = Output(output)
     desk = Desk(channel, raw)

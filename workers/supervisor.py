@@ -69,6 +69,11 @@ class Supervisor:
         self._stop_asked.set()
         self._changed(self.details())
 
+    def drain(self) -> None:
+        """Take no more jobs, and end when those here are done; more calls change nothing."""
+        if not self._stop_asked.is_set():
+            self.stop()
+
     def pause(self, paused: bool) -> None:
         """Take no more jobs until told otherwise; those here go on."""
         if paused != self._dispatch.paused:
@@ -90,8 +95,8 @@ class Supervisor:
             self.pause(wish.paused)
         if wish.slots is not None:
             self.resize(wish.slots)
-        if wish.stop and not self._stop_asked.is_set():
-            self.stop()
+        if wish.stop:
+            self.drain()
 
     @property
     def slots(self) -> int:

@@ -13,6 +13,7 @@ from workers.limits import LogLimiter
 
 OUTPUT_LINE_LIMIT = 64 * 1024  # bytes of raw output that may wait for the end of their line
 CHUNK = 64 * 1024
+PROGRESS_SECONDS = 0.05  # between two reports of progress: a task may tell of each of a million steps
 
 
 class Supervisor(Protocol):
@@ -36,17 +37,39 @@ class SlotTransport:
         self._limiter = LogLimiter()
         self._lock = threading.Lock()
         self._closed = False
+        self._told_at = float("-inf")
+        self._untold: wire.Progress | None = None
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Pass progress on."""
+        """Pass progress on; of what comes too quickly the latest, a moment later."""
+        with self._lock:
+            if self._closed:
+                return
+            waits, self._untold = self._untold, wire.Progress(self._job, time.time(), done, total, text)
+            left = self._told_at + PROGRESS_SECONDS - time.monotonic()
+            if left <= 0:
+                self._tell()
+            elif waits is None:
+                timer = threading.Timer(left, self._tell_later)
+                timer.daemon = True
+                timer.start()
+
+    def _tell(self) -> None:
+        if self._untold is not None:
+            self._supervisor.send(self._untold)
+            self._untold = None
+            self._told_at = time.monotonic()
+
+    def _tell_later(self) -> None:
         with self._lock:
             if not self._closed:
-                self._supervisor.send(wire.Progress(self._job, time.time(), done, total, text))
+                self._tell()
 
     def log(self, level: str, text: str) -> None:
         """Pass a line on, within bounds."""
         with self._lock:
             if not self._closed and self._limiter.admit():
+                self._tell()  # it keeps its place before the line
                 self._notice()
                 self._supervisor.send(wire.Log(self._job, time.time(), level, text))
 
@@ -58,6 +81,7 @@ class SlotTransport:
     def close(self) -> None:
         """The job has ended: a thread that it left behind says nothing more."""
         with self._lock:
+            self._tell()
             self._notice()
             self._closed = True
 

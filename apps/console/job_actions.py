@@ -26,6 +26,7 @@ WORDS = {
     "release": ("Release", "was released"),
     "rerun": ("Run again", "runs again, as a new job"),
     "cancel": ("Cancel", "is cancelled"),
+    "edit": ("Edit", "was changed"),
 }
 
 
@@ -59,13 +60,15 @@ def bulk_actions(state: str) -> list[tuple[str, str]]:
 @login_required
 @permission_required("jobs.change_job", raise_exception=True)
 def act(request: HttpRequest, job_id: uuid.UUID, action: str) -> HttpResponseRedirect:
-    """Cancel, retry, hold, release or run again one job; the form's `arguments` (JSON) go with running again."""
-    if action not in ACTIONS:
+    """Cancel, retry, hold, release, edit or run again one job; the form's `arguments` (JSON) go with the last two."""
+    if action not in (*ACTIONS, "edit"):
         raise Http404("There is no such action.")
     by = request.user.get_username()
     try:
-        arguments = _arguments(request) if action == "rerun" else None
-        if arguments is not None:
+        arguments = _arguments(request) if action in ("rerun", "edit") else None
+        if action == "edit":
+            job = control.edit(job_id, by, arguments=arguments, priority=_priority(request))
+        elif arguments is not None:
             job = control.rerun(job_id, by, arguments=arguments)
         else:
             job = ACTIONS[action](job_id, by)
@@ -92,6 +95,15 @@ def _arguments(request: HttpRequest) -> dict[str, Any] | None:
     if not isinstance(given, dict):
         raise BadRequest("the arguments are a JSON object")
     return given
+
+
+def _priority(request: HttpRequest) -> int | None:
+    text = request.POST.get("priority", "").strip()
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()):
+        raise BadRequest("a priority is 0 to 9")
+    return int(text)
 
 
 @require_POST

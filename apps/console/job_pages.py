@@ -87,7 +87,10 @@ def jobs(request: HttpRequest) -> HttpResponse:
     a task or a namespace.
     """
     chosen = Filter.of(request.GET)
-    condition = {**chosen.scope, **({"state": chosen.state} if chosen.state else {})}
+    namespaces = list(Namespace.objects.values_list("name", flat=True))
+    condition: dict[str, Any] = {**chosen.scope, **({"state": chosen.state} if chosen.state else {})}
+    if chosen.task and not chosen.namespace:
+        condition["namespace__in"] = namespaces  # all of them: the index of tasks begins with it
     rows = Job.objects.filter(**condition).select_related("progress").defer("arguments", "result", "error")
     before = request.GET.get("before", "")
     page_rows = list(_older(rows, before)[: PAGE_ROWS + 1])
@@ -108,7 +111,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "all_here": chosen.query(),
         "bulk": bulk_actions(chosen.state),
         "tasks": _names(chosen.task, [task.name for task in registry.all_tasks()]),
-        "namespaces": _names(chosen.namespace, list(Namespace.objects.values_list("name", flat=True))),
+        "namespaces": _names(chosen.namespace, namespaces),
     }
     return page(request, "jobs", context)
 

@@ -3,7 +3,6 @@
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
@@ -15,6 +14,7 @@ from apps.broker.headers import escape_header
 from apps.jobs.asking import Ask, request_of
 from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
+from msgweb.errors import BadRequest
 
 PORTION = 5_000  # jobs whose rows are in memory at once
 _JOBS = (
@@ -24,7 +24,8 @@ _JOBS = (
 )
 _EVENTS = "COPY jobs_event (job_id, at, kind, data) FROM STDIN"
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_SLOW = ("reply_to", "delay", "run_at", "after", "hold")  # of an Ask: what needs more than a row and a message
+#: Of an Ask: what needs more than a row and a message.
+_SLOW = ("reply_to", "correlation_id", "wants_progress", "delay", "run_at", "after", "hold")
 
 
 def enqueue_many(
@@ -42,13 +43,16 @@ def enqueue_many(
 
     Raises:
         BadArguments: they do not fit the task; then there is none of the jobs.
+        BadRequest: they cannot all have one id.
         NotFound: there is no such namespace.
         LimitExceeded: the queue is full.
     """
     ask = ask or Ask()
+    if ask.job_id is not None:
+        raise BadRequest("several jobs cannot have one id")
     with transaction.atomic():
         if task.options.unique is not None or any(getattr(ask, name) for name in _SLOW):
-            return [ask_for(task, namespace, one, replace(ask, job_id=None)).id for one in arguments]
+            return [ask_for(task, namespace, one, ask).id for one in arguments]
         ids: list[uuid.UUID] = []
         remaining = iter(arguments)
         while portion := list(islice(remaining, PORTION)):
@@ -60,7 +64,7 @@ def _copy(task: Task[..., Any], namespace: str, portion: list[Mapping[str, Any]]
     with connection.cursor() as cursor:
         cursor.execute("SELECT clock_timestamp()")
         now: datetime = cursor.fetchone()[0]
-        ids = list(_ids(len(portion), now))
+        ids = _ids(len(portion), now)
         texts, rows, events = [], [], []
         options = task.options
         # What all of them share is checked, and written, once.
@@ -73,17 +77,15 @@ def _copy(task: Task[..., Any], namespace: str, portion: list[Mapping[str, Any]]
             *(options.timeout, options.on_worker_death, ask.batch),
         )
         happened = f"\t{now.isoformat()}\tstate\t" + '{"state": "ready", "attempt": 0}\n'
-        for number, (job_id, one) in enumerate(zip(ids, portion, strict=True)):
+        limited = options.concurrency is not None or options.rate is not None
+        for job_id, created, one in zip(ids, _moments(now, len(portion)), portion, strict=True):
             text = task.checked(one)
-            limits = None
-            if options.concurrency is not None or options.rate is not None:
-                limits = to_json(options.limits(namespace, task.name, task.named(one)))
-            # A microsecond apart, so that lists and queues show them in their order.
-            created = now + timedelta(microseconds=number)
-            rows.append(
-                f"{job_id}\t{text.translate(_ESCAPES) if chr(92) in text else text}\t"
-                f"{chr(92) + 'N' if limits is None else limits.translate(_ESCAPES)}\t{created.isoformat()}\t{shared}"
-            )
+            limits = "\\N"
+            if limited:
+                limits = to_json(options.limits(namespace, task.name, task.named(one))).translate(_ESCAPES)
+            # Of control characters JSON holds none but as escapes.
+            kept = text.replace("\\", "\\\\") if "\\" in text else text
+            rows.append(f"{job_id}\t{kept}\t{limits}\t{created}\t{shared}")
             events.append(f"{job_id}{happened}")
             texts.append(text)
         for statement, lines in ((_JOBS, rows), (_EVENTS, events)):
@@ -93,14 +95,14 @@ def _copy(task: Task[..., Any], namespace: str, portion: list[Mapping[str, Any]]
         messages = (
             (
                 b"task:%b\njob-id:%b\nreply-to:/job/%b\ncontent-type:application/json\n"
-                % (name, (key := str(job_id).encode()), key),
+                % (name, (key := job_id.encode()), key),
                 text.encode(),
             )
             for job_id, text in zip(ids, texts, strict=True)
         )
         send_many(namespace, request["queue"], messages, priority=request["priority"])
-        cursor.execute("SELECT pg_notify('msgweb_job', %s)", [str(ids[-1])])
-    return ids
+        cursor.execute("SELECT pg_notify('msgweb_job', %s)", [ids[-1]])
+    return list(map(uuid.UUID, ids))
 
 
 def _line(*values: object) -> str:
@@ -112,10 +114,25 @@ def _line(*values: object) -> str:
     return "\t".join(fields) + "\n"
 
 
-def _ids(count: int, now: datetime) -> Iterator[uuid.UUID]:
+def _moments(start: datetime, count: int) -> Iterator[str]:
+    """Moments a microsecond apart, so that lists and queues show jobs in their order."""
+    moment = start
+    while count:
+        here = min(count, 1_000_000 - moment.microsecond)
+        second = moment.replace(microsecond=0, tzinfo=None).isoformat()
+        zone = moment.isoformat()[-6:]
+        for microsecond in range(moment.microsecond, moment.microsecond + here):
+            yield f"{second}.{microsecond:06}{zone}"
+        moment += timedelta(microseconds=here)
+        count -= here
+
+
+def _ids(count: int, now: datetime) -> list[str]:
     """Ids in the order of time (RFC 9562, version 7): neighbours in the index, where random ones touch a page each."""
-    milliseconds = int(now.timestamp() * 1000) << 80
-    noise = os.urandom(8 * count)
-    for number in range(count):
-        low = int.from_bytes(noise[8 * number : 8 * number + 8], "big") & (1 << 62) - 1
-        yield uuid.UUID(int=milliseconds | 7 << 76 | (number & 0xFFF) << 64 | 2 << 62 | low)
+    time = f"{int(now.timestamp() * 1000):012x}"
+    head = f"{time[:8]}-{time[8:]}-7"
+    noise = os.urandom(8 * count).hex()
+    return [
+        f"{head}{number & 0xFFF:03x}-{'89ab'[number & 3]}{noise[at : at + 3]}-{noise[at + 4 : at + 16]}"
+        for number, at in zip(range(count), range(0, 16 * count, 16), strict=True)
+    ]

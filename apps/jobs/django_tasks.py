@@ -95,8 +95,8 @@ def load(path: str) -> DjangoTask:
     if path not in _loaded:
         try:
             task = import_string(path)
-        except ImportError as error:
-            raise UnknownTask(f"there is no task {path!r}: {error}") from error
+        except Exception as error:
+            raise UnknownTask(f"there is no task {path!r}: {type(error).__name__}: {error}") from error
         if not isinstance(task, tasks_api.Task):
             raise UnknownTask(f"{path!r} is no task")
         _loaded[path] = adapt(task)

@@ -99,7 +99,7 @@ class Job(models.Model):
         indexes = [
             models.Index(fields=["-created_at", "-id"], name="job_newest"),
             models.Index(fields=["state", "-created_at"], name="job_state"),
-            models.Index(fields=["namespace", "-created_at"], name="job_namespace"),
+            models.Index(fields=["namespace", "task", "-created_at"], name="job_task"),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
             models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
             models.Index(

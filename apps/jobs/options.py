@@ -245,8 +245,8 @@ def evaluate(key: Key, arguments: Mapping[str, Any]) -> str:
     """
     try:
         text = key.format_map({**arguments}) if isinstance(key, str) else str(key(arguments))
-    except (LookupError, AttributeError, TypeError, ValueError) as error:
-        raise BadArguments(f"the key {key!r} cannot be made of the arguments: {error}") from error
+    except Exception as error:
+        raise BadArguments(f"the key {key!r} cannot be made of the arguments: {error!r}") from error
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return text if len(text) <= KEY_LIMIT else hashlib.sha256(text.encode()).hexdigest()
 

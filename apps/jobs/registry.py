@@ -8,8 +8,8 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NoReturn, ParamSpec, TypeVar
 
 from apps.broker.engine import parse_address
 from apps.jobs.errors import BadTask, UnknownTask
@@ -53,6 +53,12 @@ class Task(Generic[P, R]):
     parameters: tuple[Parameter, ...]
     where: str
     function: "Callable[Concatenate[JobContext, P], R] | None"
+    known: frozenset[str] = field(init=False)
+    required: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "known", frozenset(parameter.name for parameter in self.parameters))
+        object.__setattr__(self, "required", frozenset(p.name for p in self.parameters if p.required))
 
     @property
     def max_attempts(self) -> int:
@@ -102,6 +108,18 @@ class Task(Generic[P, R]):
         Raises:
             BadArguments, LimitExceeded: as `check`.
         """
+        names = arguments.keys()
+        if not (names <= self.known and self.required <= names):
+            self._refuse(arguments)
+        try:
+            text = to_json(arguments)
+        except ValueError as error:
+            raise BadArguments(f"the arguments of task {self.name} are no JSON: {error}") from error
+        if len(text) > ARGUMENTS_LIMIT:
+            raise LimitExceeded(f"a job's arguments take at most {ARGUMENTS_LIMIT} bytes, not {len(text)}")
+        return text
+
+    def _refuse(self, arguments: Mapping[str, Any]) -> NoReturn:
         known = {parameter.name for parameter in self.parameters}
         unknown = [name for name in arguments if name not in known]
         if unknown:
@@ -110,15 +128,10 @@ class Task(Generic[P, R]):
                 + (", ".join(sorted(known)) or "none")
             )
         missing = [p.name for p in self.parameters if p.required and p.name not in arguments]
-        if missing:
-            raise BadArguments(f"task {self.name} needs the argument {', '.join(map(repr, missing))}")
-        try:
-            text = to_json(arguments)
-        except ValueError as error:
-            raise BadArguments(f"the arguments of task {self.name} are no JSON: {error}") from error
-        if len(text) > ARGUMENTS_LIMIT:
-            raise LimitExceeded(f"a job's arguments take at most {ARGUMENTS_LIMIT} bytes, not {len(text)}")
-        return text
+        raise BadArguments(f"task {self.name} needs the argument {', '.join(map(repr, missing))}")
+
+
+_dump = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode
 
 
 def to_json(value: object) -> str:
@@ -128,8 +141,9 @@ def to_json(value: object) -> str:
         ValueError: the value is no such JSON; the message says why.
     """
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-        text.encode()
+        text = _dump(value)
+        if not text.isascii():
+            text.encode()
     except (TypeError, RecursionError) as error:
         raise ValueError(str(error)) from error
     except UnicodeEncodeError as error:

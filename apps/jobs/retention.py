@@ -12,6 +12,7 @@ from apps.jobs.queries import query
 JOBS = 1_000  # removed in one transaction
 EVENTS = 10_000  # looked at in one transaction
 ROUNDS = 5  # of each in one call
+PERMITS = 10_000  # places of limits that are kept though nobody needs them
 DEFAULTS = {"succeeded": 7.0, "failed": 30.0, "cancelled": 7.0, "expired": 7.0, "logs": 14.0}  # days
 
 
@@ -73,6 +74,7 @@ class Retention:
         if kept:
             parameters = {"before": now - timedelta(days=min(kept)), "most": JOBS}
             removed += await self._rounds(connection, "prune_batches", parameters, JOBS)
+        removed += await self._rounds(connection, "prune_permits", {"beyond": PERMITS, "most": JOBS}, JOBS)
         if (days := self.days.get("logs")) is not None:
             removed += await self._prune_logs(connection, now - timedelta(days=days))
         return removed

@@ -38,6 +38,8 @@ class JobsTaskPort:
         headers: dict[str, str],
         reply_to: str | None,
         requested_by: str,
+        delay: float = 0.0,
+        expires: float | None = None,
     ) -> str:
         """Ask for a job; returns its id when the request is durable.
 
@@ -62,6 +64,8 @@ class JobsTaskPort:
                 wants_progress=headers.get("progress") == "true",
                 requested_by=requested_by,
                 priority=int(priority) if priority.isdecimal() else None,
+                delay=delay or None,
+                expires=expires,
             )
         )
         return str(job.id)

@@ -219,7 +219,7 @@ def due() -> list[Job]:
     """The jobs that a worker could begin now, those of due schedules too, in the order in which it would."""
     schedules.run_due()
     with connection.cursor() as cursor:
-        cursor.execute(query("upkeep"))
+        cursor.execute(query("upkeep"), {"thorough": True})
     ready = Job.objects.filter(state=Job.State.READY, held_at=None, blocked_on=None)
     return list(ready.order_by("-priority", "created_at"))
 
@@ -269,7 +269,7 @@ def advance(seconds: float) -> None:
     """
     with connection.cursor() as cursor:
         cursor.execute(query("advance"), {"seconds": seconds})
-        cursor.execute(query("upkeep"))
+        cursor.execute(query("upkeep"), {"thorough": True})
 
 
 def enqueued(task: Any, **arguments: Any) -> list[Job]:

@@ -19,22 +19,24 @@ from apps.jobs.retention import Retention, parse
 log = logging.getLogger(__name__)
 
 SECONDS = 1.0
+THOROUGH_SECONDS = 10.0
 PRUNE_SECONDS = 60.0  # between two looks at what has been kept long enough, while there is nothing
 MOST = 500  # what one call does of each kind at most; then it is called again at once
 ANSWER_SECONDS = 30.0
 NETWORK = {"connect_timeout": 5, "keepalives_idle": 10, "keepalives_interval": 5, "tcp_user_timeout": 15_000}
 
 
-async def keep_up(connection: psycopg.AsyncConnection[Any]) -> bool:
+async def keep_up(connection: psycopg.AsyncConnection[Any], *, thorough: bool = True) -> bool:
     """Do what is due. Returns whether there may be more.
 
     Args:
         connection: in autocommit mode.
+        thorough: look at everything that waits for others, too.
 
     Raises:
         psycopg.Error: the database is away, or refuses; nothing is lost.
     """
-    cursor = await connection.execute(query("upkeep"))
+    cursor = await connection.execute(query("upkeep"), {"thorough": thorough})
     row = await cursor.fetchone()
     return bool(row and row[0] >= MOST)
 
@@ -87,13 +89,15 @@ class Upkeep:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
                 try:
                     await self._in_thread(schedules.sync_settings)
-                    prune_at = 0.0
+                    prune_at = thorough_at = 0.0
                     while True:
                         async with asyncio.timeout(ANSWER_SECONDS):
-                            more = await keep_up(connection)
+                            more = await keep_up(connection, thorough=time.monotonic() >= thorough_at)
                             due = await schedules_due(connection)
                         if due:
                             await self._in_thread(schedules.run_due)
+                        if time.monotonic() >= thorough_at:
+                            thorough_at = time.monotonic() + THOROUGH_SECONDS
                         if time.monotonic() >= prune_at:
                             async with asyncio.timeout(ANSWER_SECONDS):
                                 removed = await self._retention.prune(connection)

@@ -26,25 +26,13 @@ from django.conf import settings  # noqa: E402
 
 import jobbench  # noqa: E402
 from apps.accounts.models import Namespace  # noqa: E402
+from apps.jobs.bulk import enqueue_many  # noqa: E402
 from apps.jobs.models import Job  # noqa: E402
 from apps.jobs.registry import find  # noqa: E402
 from msgweb.database import conninfo_of  # noqa: E402
 
 QUEUE = "bench"
 NOOP = "bench.breathe" if os.environ.get("MSGWEB_ASYNC") == "1" else "bench.noop"
-BULK = """
-WITH job AS (
-    INSERT INTO jobs_job (id, namespace, task, queue, arguments, priority, state, attempt, failures, max_attempts,
-                          delivery, reply_to, correlation_id, wants_progress, requested_by, created_at)
-    SELECT gen_random_uuid(), %(namespace)s, %(task)s, %(queue)s, '{}', 4, 'ready', 0, 0, 1, 0, '', '', false, '', now()
-    FROM generate_series(1, %(n)s) RETURNING id
-), event AS (
-    INSERT INTO jobs_event (job_id, at, kind, data)
-    SELECT id, now(), 'state', '{"state": "ready", "attempt": 0}' FROM job
-)
-SELECT count(msgweb.send(%(namespace)s, '/queue/' || %(queue)s, '{}'::text,
-    jsonb_build_object('job-id', id::text, 'task', %(task)s, 'reply-to', '/job/' || id::text), true)) FROM job
-"""
 
 
 class Peer(jobbench.Peer):
@@ -64,9 +52,8 @@ class Peer(jobbench.Peer):
         find(NOOP if task == "noop" else f"bench.{task}").enqueue(namespace=self.namespace, **arguments)
 
     def enqueue_many(self, n):
-        told = {"namespace": self.namespace, "task": NOOP, "queue": QUEUE}
         for at in range(0, n, 10_000):
-            self.db.execute(BULK, {**told, "n": min(10_000, n - at)})
+            enqueue_many(find(NOOP), self.namespace, [{}] * min(10_000, n - at))
 
     def done(self):
         return self.scalar("SELECT count(*) FROM jobs_job WHERE state = 'succeeded'")

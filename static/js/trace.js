@@ -25,7 +25,7 @@ document.addEventListener("DOMContentLoaded", () => {
   source.addEventListener("listening", () => { state.textContent = "Listening."; });
   source.addEventListener("message", (event) => {
     const piece = JSON.parse(JSON.parse(event.data).body);
-    const clock = new Date(piece.at * 1000).toLocaleTimeString();
+    const clock = new Date(piece.at * 1000).toLocaleTimeString([], { hour12: false });
     if (piece.missed) {
       add(clock, `${piece.connection}: ${piece.missed} pieces were too many to show`, "warning");
       return;

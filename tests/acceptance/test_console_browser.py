@@ -22,6 +22,8 @@ SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 PAGES = [
     "/",
     "/jobs/",
+    "/jobs/?state=ready",
+    "/schedules/",
     "/queues/",
     "/topics/",
     "/workers/",

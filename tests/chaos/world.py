@@ -30,13 +30,16 @@ START_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 LOOK_SECONDS = 0.01  # between two looks at something that cannot call us back
 _NAMESPACE = "SELECT n.name FROM accounts_namespace n JOIN accounts_accesskey k ON k.default_namespace_id = n.id"
 
-#: Postgres itself notes which session ended when: a process may learn of it late, or never.
+#: Postgres itself notes which session ended when: a process may learn of it late, or never. One whose process has
+#: another by then held nothing: the process was starting when Postgres died, and has started again since.
 _NOTES = """
 CREATE SCHEMA chaos;
 CREATE TABLE chaos.session_over (id bigserial, pid integer NOT NULL, at double precision NOT NULL);
 CREATE FUNCTION chaos.note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
-    INSERT INTO chaos.session_over (pid, at) VALUES (OLD.pid, extract(epoch FROM clock_timestamp()));
+    IF NOT EXISTS (SELECT FROM msgweb.session WHERE pid = OLD.pid AND id > OLD.id) THEN
+        INSERT INTO chaos.session_over (pid, at) VALUES (OLD.pid, extract(epoch FROM clock_timestamp()));
+    END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER chaos AFTER DELETE ON msgweb.session FOR EACH ROW EXECUTE FUNCTION chaos.note();

@@ -397,6 +397,11 @@ def test_a_job_is_held_released_tried_again_and_run_again_from_its_page(admin: C
         assert f'action="/jobs/{job.id}/{action}/"' in page
         return admin.post(f"/jobs/{job.id}/{action}/", form, follow=True).content.decode()
 
+    assert "The job was changed." in press("edit", arguments='{"a": 9}', priority="8")
+    job.refresh_from_db()
+    assert (job.arguments, job.priority) == ({"a": 9}, 8)
+    assert "0 to 9" in press("edit", priority="high")
+    assert "no argument" in press("edit", arguments='{"z": 9}')
     assert "The job is held back." in press("hold")
     assert "held" in text(admin, "/jobs/")
     press("release")

@@ -408,3 +408,40 @@ def test_an_event_tells_of_each_state() -> None:
     states = Event.objects.filter(job=result.id, kind="state").order_by("id").values_list("data__state", flat=True)
     assert list(states) == ["ready", "running", "succeeded"]
     assert connection.vendor == "postgresql"
+
+
+def test_what_happens_to_a_task_is_logged_with_its_exception(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", logger=tasks_api.PACKAGE)
+    good, bad = samples.double.enqueue(1), samples.fails.enqueue()
+    testing.run_due()
+    said = [
+        (record.levelname, record.getMessage(), bool(record.exc_info and record.exc_info[0]))
+        for record in caplog.records
+    ]
+    path = "path=tests.sample_django_tasks"
+    assert ("DEBUG", f"Task id={good.id} {path}.double enqueued backend=default", False) in said
+    assert ("INFO", f"Task id={good.id} {path}.double state=RUNNING", False) in said
+    assert ("INFO", f"Task id={good.id} {path}.double state=SUCCESSFUL", False) in said
+    assert ("ERROR", f"Task id={bad.id} {path}.fails state=FAILED", True) in said
+
+
+def test_an_exception_of_any_shape_is_kept() -> None:
+    result = samples.fails_oddly.enqueue()
+    testing.run_due()
+    result.refresh()
+    (error,) = result.errors
+    assert error.exception_class_path == "tests.sample_django_tasks.Outer.Odd"
+    assert "Odd" in error.traceback
+
+
+def test_a_function_that_cannot_be_found_again_is_no_task() -> None:
+    from tests.sample_django_tasks import task
+
+    def local() -> None: ...
+
+    for function in (local, len):
+        with pytest.raises(Exception, match="module level"):
+            task(function)
+    for priority in (-101, 101, 1.5):
+        with pytest.raises(Exception, match="priority must be"):
+            samples.double.using(priority=priority)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from apps.jobs import testing
 from apps.jobs.asking import Ask
 from apps.jobs.bulk import enqueue_many
 from apps.jobs.models import Event, Job
-from msgweb.errors import BadArguments, BadDestination, BadMessage, NotFound
+from msgweb.errors import BadArguments, BadDestination, BadMessage, BadRequest, NotFound
 from tests import sample_tasks
 from tests.recording import Worker, messages
 
@@ -85,6 +85,8 @@ def test_what_needs_more_is_asked_for_one_by_one(namespace: str) -> None:
     assert same[0] == same[2] != same[1]
     enqueue_many(sample_tasks.add, namespace, [{"a": 1}], Ask(delay=100))
     assert Job.objects.filter(state="scheduled").count() == 1
+    with pytest.raises(BadRequest):
+        enqueue_many(sample_tasks.add, namespace, [{"a": 1}], Ask(job_id=uuid.uuid4()))
 
 
 def test_a_queue_with_a_limit_refuses_what_is_too_much(namespace: str) -> None:

@@ -288,3 +288,27 @@ def test_steps_are_forgotten_only_where_a_job_begins_anew(
     Step.objects.create(job=job, name="one", attempt=1, result=1)
     other.start(job, 2)
     assert Step.objects.filter(job=job).count() == kept
+
+
+def test_a_place_that_came_free_unseen_is_handed_on(namespace: str, worker: Worker) -> None:
+    """As if it had been given back just while another job was put aside for want of it."""
+    jobs = [sample_tasks.two_at_a_time.enqueue(namespace=namespace, customer=1) for _ in range(4)]
+    others = [sample_tasks.two_at_a_time.enqueue(namespace=namespace, customer=2) for _ in range(3)]
+    for job in (*jobs, *others):
+        worker.begin(job)
+    Permit.objects.update(job=None)
+    Job.objects.filter(id__in=[jobs[0].id, jobs[1].id, others[0].id]).update(state="succeeded")
+    upkeep()
+    assert set(Permit.objects.values_list("job", flat=True)) == {jobs[2].id, jobs[3].id, others[2].id, None}
+    assert isinstance(worker.begin(others[2]), Started)
+
+
+def test_places_that_nobody_needs_go_when_there_are_many(namespace: str, worker: Worker) -> None:
+    taken, blocked = (sample_tasks.two_at_a_time.enqueue(namespace=namespace, customer=n) for n in (1, 2))
+    worker.begin(taken)
+    worker.begin(blocked)
+    Permit.objects.bulk_create(Permit(key=f"idle {n}", number=1) for n in range(20))
+    with connection.cursor() as cursor:
+        for beyond, left in ((100, 24), (10, 4)):
+            cursor.execute("SELECT msgweb.prune_permits(%s, 1000)", [beyond])
+            assert Permit.objects.count() == left

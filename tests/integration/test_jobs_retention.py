@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.db import connection
 
 from apps.accounts.models import Namespace
 from apps.jobs import retention
@@ -135,3 +136,37 @@ def test_wrong_settings_are_named_by_check(settings: Any) -> None:
     settings.MSGWEB_SCHEDULES = {"odd": {"namespace": "a.b", "task": "no.such", "every": 5}}
     with pytest.raises(SystemCheckError, match=r"jobs\.E010(?s:.*)jobs\.E011"):
         call_command("check", stdout=StringIO(), stderr=StringIO())
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {},
+        {"state": "failed"},
+        {"state": "ready"},
+        {"namespace": "samples.many", "task": "samples.rare"},
+        {"namespace": "samples.rare"},
+        {"namespace": "samples.many", "state": "succeeded"},
+    ],
+    ids=str,
+)
+def test_no_list_reads_the_whole_table(namespace: str, condition: dict[str, str]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO jobs_job (id, namespace, task, queue, arguments, priority, state, attempt, failures,"
+            " max_attempts, delivery, reply_to, correlation_id, wants_progress, requested_by, created_at, finished_at)"
+            " SELECT gen_random_uuid(), 'samples.many', 'samples.add', 'q', '{}', 4,"
+            " CASE WHEN n % 50 = 0 THEN 'failed'"
+            " ELSE 'succeeded' END, 1, 0, 1, 1, '', '', false, '', now() - n * interval '1 s', now()"
+            " FROM generate_series(1, 20000) AS n"
+        )
+        cursor.execute("ANALYZE jobs_job")
+        sql, parameters = Job.objects.filter(**condition)[:51].query.sql_with_params()
+        cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", parameters)
+        plan = cursor.fetchone()[0][0]["Plan"]
+
+    def read(node: dict[str, Any]) -> float:
+        own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
+        return max([own, *(read(child) for child in node.get("Plans", []))])
+
+    assert read(plan) < 1000

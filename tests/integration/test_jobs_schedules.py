@@ -3,6 +3,7 @@
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,6 +194,19 @@ def test_a_run_that_cannot_be_asked_for_stops_no_other(namespace: str) -> None:
     broken = Schedule.objects.get(name="b")
     assert broken.last_outcome.startswith("unknown_task: ")
     assert broken.next_at > datetime.now(UTC)
+
+
+def test_a_module_that_breaks_is_one_schedules_trouble_and_nobody_elses(
+    namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_tasks.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("a", "b"):
+        schedules.put(name, every(namespace))
+        overdue(name, 1)
+    Schedule.objects.filter(name="a").update(task="broken_tasks.work")
+    assert schedules.run_due() == 1
+    assert "ZeroDivisionError" in Schedule.objects.get(name="a").last_outcome
 
 
 def test_a_time_zone_that_is_gone_pauses_its_schedule(namespace: str) -> None:

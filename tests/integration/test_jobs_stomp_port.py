@@ -195,3 +195,12 @@ def test_it_is_told_to_leave_a_job_that_is_held_and_comes_too_late_for_one_that_
 def test_without_a_priority_the_tasks_own_counts(namespace: str) -> None:
     assert Job.objects.get(id=ask(namespace, "samples.talk", b"")).priority == 4
     assert Job.objects.get(id=ask(namespace, "samples.talk", b"", priority="9")).priority == 9
+
+
+def test_later_and_with_an_expiry(namespace: str) -> None:
+    call = {"namespace": namespace, "task": "samples.talk", "body": b"", "headers": {}, "reply_to": None}
+    job = Job.objects.get(id=through(lambda port: port.submit(**call, requested_by="x", delay=60, expires=5)))
+    assert job.state == "scheduled"
+    assert job.run_at is not None
+    assert job.expires_at is not None
+    assert (job.expires_at - job.run_at).total_seconds() == 5

@@ -350,6 +350,22 @@ def test_a_send_to_a_task_asks_for_a_job_and_is_confirmed_when_that_is_durable(s
         assert asked["requested_by"] == "guest"
 
 
+def test_a_job_may_be_asked_for_later_and_expire_and_nothing_else_is_ignored(stomp_database: str) -> None:
+    desk = Desk()
+    with RunningGateway(stomp_database, tasks=desk) as gateway:
+        client = gateway.connected()
+        late = {"AMQ_SCHEDULED_DELAY": "5000", "ttl": "9000"}
+        client.confirmed("SEND", b"{}", destination="/task/firebrand.clone", **late)
+        assert (desk.asked[0]["delay"], desk.asked[0]["expires"]) == (5.0, 9.0)
+        client.confirmed("SEND", b"{}", destination="/task/firebrand.clone")
+        assert "delay" not in desk.asked[1]
+    for wish in ({"AMQ_SCHEDULED_CRON": "* * * * *"}, {"JMSXGroupID": "g"}, {"x-deduplication-id": "d"}):
+        with RunningGateway(stomp_database, tasks=desk) as gateway:
+            client = gateway.connected()
+            client.send("SEND", b"{}", destination="/task/firebrand.clone", **wish)
+            assert "its task says how" in client.expect("ERROR")["message"]
+
+
 def test_what_a_foreign_worker_says_about_a_job_arrives_in_order(stomp_database: str) -> None:
     desk = Desk()
     with RunningGateway(stomp_database, tasks=desk) as gateway:

@@ -223,6 +223,7 @@ def half_a_message(running: RunningGateway, first: bytes, sent: int) -> WireClie
     assert answer.startswith(b"HTTP/1.1 101 ")
     if first:  # masked with zeros, which change nothing
         client.write(struct.pack("!BBH4x", 0x82, 0x80 | 126, len(first)) + first)
+        assert b"CONNECTED\n" in client.socket.recv(65536)
     client.write(struct.pack("!BBQ4x", 0x82, 0x80 | 127, 16 * 1024 * 1024) + b"x" * sent)
     return client
 

@@ -26,6 +26,7 @@ CASES += [("midway", victim, "samples.hold") for victim in ("main", "supervisor"
 @pytest.fixture
 def jobs(installation: Installation, tmp_path: Path) -> Jobs:
     installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
+    installation.env["MSGWEB_LEASE_SECONDS"] = "300"  # nobody may have to wait for it: who is gone is seen to be
     return Jobs(installation, tmp_path)
 
 

@@ -256,6 +256,20 @@ def test_a_second_sigterm_hands_the_job_back_at_no_cost(jobs: Jobs) -> None:
     assert jobs.states(job) == ["ready", "running", "ready", "running", "succeeded"]
 
 
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGHUP])
+def test_a_second_ctrl_c_ends_the_jobs_whatever_the_first_one_was(jobs: Jobs, first: signal.Signals) -> None:
+    start(jobs)
+    job = jobs.hold(polite=False)
+    jobs.installation.signal("worker", first)
+    jobs.until(lambda: "draining" in jobs.installation.log("worker"), "the worker drains")
+    jobs.installation.signal("worker", signal.SIGHUP)  # a terminal that is closed ends no job
+    jobs.installation.manage("workers", "list")
+    assert jobs.installation.running("worker")
+    jobs.installation.signal("worker", signal.SIGINT)
+    assert jobs.installation.wait("worker", SECONDS) == 0
+    assert (jobs.row(job)["state"], jobs.row(job)["failures"]) == ("ready", 0)
+
+
 def test_a_drain_with_a_limit_hands_back_what_is_left(jobs: Jobs) -> None:
     start(jobs, "worker", "--drain-limit", "0.1")
     job = jobs.hold()
@@ -393,6 +407,24 @@ def test_a_worker_does_what_it_is_told_from_elsewhere(jobs: Jobs) -> None:
     assert jobs.row(job)["state"] == "succeeded"
 
 
+def test_quick_jobs_do_not_wait_behind_one_that_takes_longer_than_was_expected(jobs: Jobs) -> None:
+    start(jobs)
+    done = "SELECT count(*) FROM jobs_job WHERE state = 'succeeded'"
+    jobs.ask_many("samples.mostly_quick", 100)
+    jobs.until(lambda: jobs.query(done) == [(100,)], "the worker knows how quick they are")
+    jobs.installation.signal("worker", signal.SIGUSR1)
+    jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+    slow = jobs.ask("samples.mostly_quick", folder=str(jobs.folder))
+    jobs.ask_many("samples.mostly_quick", 300)
+    jobs.installation.signal("worker", signal.SIGUSR2)
+    jobs.until(jobs.begun, "the slow one begins")
+    jobs.until(lambda: jobs.query(done) == [(400,)], "the others are done meanwhile")
+    assert jobs.row(slow)["state"] == "running"
+    jobs.go()
+    assert jobs.end(slow)["state"] == "succeeded"
+    assert jobs.query("SELECT max(attempt), max(failures) FROM jobs_job") == [(1, 0)]
+
+
 def test_coroutines_share_a_slot_and_so_do_functions_in_threads(jobs: Jobs) -> None:
     start(jobs, "worker", "--slots", "1", "--threads", "6")
     (slot,) = jobs.slots()
@@ -424,6 +456,14 @@ def test_what_a_job_and_its_children_say_keeps_its_order(jobs: Jobs) -> None:
     assert jobs.end(job)["state"] == "succeeded"
     spoken = ["by print", "by a child", "by logging", "by another child"]
     assert [text for _, text in jobs.log(job)] == [f"{text} {turn}" for turn in range(5) for text in spoken]
+
+
+def test_a_process_that_a_task_forks_speaks_and_is_terminated_like_any_other(jobs: Jobs) -> None:
+    start(jobs)
+    job = jobs.ask("samples.fork")
+    assert jobs.end(job)["result"] == -signal.SIGTERM
+    assert [text for _, text in jobs.log(job)] == ["before", "in the child", "WARNING samples too", "after"]
+    assert jobs.end(jobs.ask("samples.talk"))["state"] == "succeeded"
 
 
 def test_a_slot_that_has_grown_too_large_is_replaced_after_its_job(jobs: Jobs) -> None:

@@ -125,3 +125,5 @@ def test_keys_are_made_of_arguments_and_stay_short() -> None:
     assert len(evaluate("{a}", {"a": "x" * 1000})) == 64
     with pytest.raises(BadArguments):
         evaluate(lambda arguments: str(arguments["none"]), {})
+    with pytest.raises(BadArguments, match="ZeroDivisionError"):
+        evaluate(lambda arguments: str(1 / arguments["a"]), {"a": 0})

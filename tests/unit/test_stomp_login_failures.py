@@ -7,7 +7,15 @@ import pytest
 
 from apps.accounts.errors import TooManyFailures
 from apps.stomp.gateway import login_failures
-from apps.stomp.gateway.login_failures import ADDRESSES, FREE, HALVED_SECONDS, MOST_SECONDS, LoginFailures, network_of
+from apps.stomp.gateway.login_failures import (
+    ADDRESSES,
+    FREE,
+    HALVED_SECONDS,
+    MOST_SECONDS,
+    REFUSED_SECONDS,
+    LoginFailures,
+    network_of,
+)
 
 
 class Desk:
@@ -67,6 +75,7 @@ def test_many_at_once_take_turns_and_those_whose_turn_is_too_far_away_are_refuse
     with pytest.raises(TooManyFailures):
         asyncio.run(desk.failures.wait("192.0.2.1"))
     assert desk.failures.refused == 1
+    assert desk.slept[5:] == [REFUSED_SECONDS]
 
 
 def test_memory_is_bounded_and_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:

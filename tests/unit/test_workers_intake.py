@@ -157,6 +157,21 @@ def test_idle_queues_get_credit_for_a_free_slot_and_busy_ones_share_the_room() -
     run(scenario)
 
 
+def test_a_queue_whose_messages_had_to_go_back_gets_no_more_than_can_begin() -> None:
+    def scenario() -> None:
+        world = World("a,b")
+        (claim,) = world.bring("a")
+        world.bring("b")
+        world.intake.disappointed(claim)
+        world.intake.forget(claim)
+        world.intake.grant(0, 10)
+        assert world.engine.credit == {"a": 0, "b": 10}
+        world.intake.grant(1, 10)
+        assert world.engine.credit == {"a": 1, "b": 10}
+
+    run(scenario)
+
+
 def test_a_queue_that_is_served_no_more_stays_until_nothing_of_it_is_held() -> None:
     def scenario() -> None:
         world = World("a")

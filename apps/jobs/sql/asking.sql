@@ -15,7 +15,8 @@ SELECT msgweb.return_permits(%(id)s::uuid)
 
 -- name: upkeep
 -- What time brings: see msgweb.upkeep_jobs.
-SELECT msgweb.upkeep_jobs()
+--   thorough bool
+SELECT msgweb.upkeep_jobs(500, %(thorough)s)
 
 -- name: make_namespace
 -- A namespace, if it is not there yet; workers hear of it.

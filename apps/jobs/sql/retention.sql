@@ -12,3 +12,8 @@ SELECT next_id, gone FROM msgweb.prune_logs(%(after)s, %(before)s, %(most)s)
 -- See msgweb.prune_batches.
 --   before timestamptz, most int
 SELECT msgweb.prune_batches(%(before)s, %(most)s)
+
+-- name: prune_permits
+-- See msgweb.prune_permits.
+--   beyond int, most int
+SELECT msgweb.prune_permits(%(beyond)s, %(most)s)

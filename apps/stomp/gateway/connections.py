@@ -71,6 +71,7 @@ class ClientConnection(Channel):
         "_outside",
         "_reason",
         "_refused",
+        "_released",
         "_since",
         "_written",
         "acknowledging",
@@ -117,6 +118,7 @@ class ClientConnection(Channel):
         self._later: list[Event] = []  # what came before the socket was held
         self._deaf = False  # no event is handled now
         self._refused = False  # an ERROR that ends it is on its way
+        self._released = False  # nothing is held or begun
         self._ending = False  # nothing more is read; the last frames go out
         self.sent = 0
         self._outside = 0  # bytes of a WebSocket's message whose end has not come
@@ -453,16 +455,18 @@ class ClientConnection(Channel):
         self.close_gently()
 
     def _release(self, *, failed: bool = False) -> None:
-        """Give everything back that the engine holds for this connection.
+        """Give everything back that the engine holds for this connection, once: nothing is taken after that.
 
         Args:
             failed: the client has gone without a word: what it worked on counts as a failed delivery.
         """
+        if self._released:
+            return
+        self._released = True
         self.acknowledging.release()
         self.receiving.release(failed=failed)
         self._written.clear()
-        if self._ending:
-            self.entering.leave()
+        self.entering.leave()
 
     def _log(self, error: Exception | None) -> None:
         """One line a connection. Never the passcode: only what is named here is written."""

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from apps.accounts.errors import TooManyFailures
 
@@ -14,7 +14,8 @@ ADDRESSES = 10_000  # remembered at most: some 2 MB; who failed longest ago is f
 FREE = 3  # failures that cost nothing: somebody mistyped
 FIRST_SECONDS = 0.25  # between attempts after that; doubled by each further failure
 MOST_SECONDS = 4.0
-WAIT_SECONDS = 5.0  # who would have to wait longer is refused at once
+WAIT_SECONDS = 5.0  # who would have to wait longer is refused unseen
+REFUSED_SECONDS = 2.0  # not at once: who is refused quickly comes again quickly
 HALVED_SECONDS = 30.0  # after so long half of the failures are forgotten
 
 
@@ -38,7 +39,7 @@ class LoginFailures:
         failed, slowed, refused: log-ins since the start that failed, that had to wait, that were refused unseen.
     """
 
-    def __init__(self, clock: Callable[[], float], sleep: Callable[[float], object] = asyncio.sleep) -> None:
+    def __init__(self, clock: Callable[[], float], sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         self.failed = self.slowed = self.refused = 0
         self._clock = clock
         self._sleep = sleep
@@ -63,11 +64,12 @@ class LoginFailures:
         turn = max(now, entry.free_at)
         if turn - now > WAIT_SECONDS:
             self.refused += 1
+            await self._sleep(REFUSED_SECONDS)
             raise TooManyFailures("too many log-ins from this address have failed; try again later")
         entry.free_at = turn + pause
         if turn > now:
             self.slowed += 1
-            await self._sleep(turn - now)  # type: ignore[misc]  # asyncio.sleep, or a test's
+            await self._sleep(turn - now)
 
     def note(self, address: str, login: str | None) -> None:
         """Somebody there has failed. Logged less and less often."""

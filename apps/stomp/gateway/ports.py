@@ -87,10 +87,14 @@ class TaskPort(Protocol):
         headers: dict[str, str],
         reply_to: str | None,
         requested_by: str,
+        delay: float = 0.0,
+        expires: float | None = None,
     ) -> str:
         """Ask for a job; returns its id when the request is durable.
 
         Args:
+            delay: seconds before which it does not begin.
+            expires: seconds from then on, after which it is given up if it has not begun; None: as its task says.
             body: the arguments, a JSON object.
             headers: those of the SEND.
             reply_to: where the answer goes; a destination that is valid everywhere.

@@ -12,7 +12,7 @@ from apps.broker.headers import decode_headers
 from apps.broker.patterns import is_pattern
 from apps.stomp.gateway import declarations, features, permitted, wishes
 from apps.stomp.gateway.destinations import Job, Task, Temporary, parse_destinations, written
-from apps.stomp.gateway.errors import NotSupported
+from apps.stomp.gateway.errors import BadHeader, NotSupported
 from apps.stomp.gateway.wishes import Wish
 from apps.stomp.protocol.events import Send, SendHead
 from apps.stomp.protocol.headers import escape
@@ -129,6 +129,7 @@ class Sending:
         elif connection.tasks is None:
             raise NotSupported("this gateway has no door to jobs")
         else:
+            _check_door(door, wish)
             plan = SendPlan(None, headers, persistent, priority, door, wish, special=True)
         if not passing:
             head.plan = plan
@@ -160,7 +161,7 @@ class Sending:
                 raise NotSupported("jobs cannot be asked for in a transaction")
             connection.acknowledging.add_sends(head.transaction, plan.messages(body), receipt)
         elif plan.door is not None:
-            self._ask(plan.door, decode_headers(plan.headers), body, connection.expect(receipt))
+            self._ask(plan.door, plan.wish, decode_headers(plan.headers), body, connection.expect(receipt))
         else:
             connection.engine.transact(Unit(plan.messages(body)), connection.expect(receipt))
 
@@ -169,7 +170,7 @@ class Sending:
         self._declared.add((plan.address, plan.settings))
         self.special(plan, event)
 
-    def _ask(self, door: Task | Job, headers: dict[str, str], body: bytes, done: Done) -> None:
+    def _ask(self, door: Task | Job, wish: Wish | None, headers: dict[str, str], body: bytes, done: Done) -> None:
         connection = self._connection
         tasks = connection.tasks
         assert tasks is not None
@@ -186,6 +187,9 @@ class Sending:
                 reply_to=headers.get("reply-to"),
                 requested_by=who,
             )
+            if wish is not None:
+                options = wish.now()
+                call = partial(call, delay=options.delay, expires=options.ttl)
         else:
             call = partial(
                 tasks.job_event,
@@ -216,6 +220,22 @@ class Sending:
                 done(None)
             self.errands.popleft()
             self._connection.release_hold("errands")
+
+
+def _check_door(door: Task | Job, wish: Wish | None) -> None:
+    """Whether a job can be asked for like that: later and with an expiry, and nothing else that messages may have.
+
+    Raises:
+        BadHeader: it cannot.
+    """
+    if wish is None:
+        return
+    options = wish.options
+    if type(door) is Job or options.repeat is not None or options.group or options.deduplication:
+        raise BadHeader(
+            "a job may begin later and expire, but has no repetition, message group or deduplication: its task says how"
+            " it is limited; and what is said of a job has none of these"
+        )
 
 
 def _replaced(headers: bytes, name: bytes, value: bytes) -> bytes:

@@ -96,6 +96,6 @@ class Traces:
 
 def shown(data: bytes) -> str:
     """Bytes as people can read them, without secrets; what is too long is cut."""
-    text = data[: PIECE_LIMIT * 4].decode(errors="replace").replace("\0", "␀")
+    text = data[: PIECE_LIMIT * 4].decode(errors="replace").replace("\0", "^@")
     text = _SECRET.sub(r"\1:***", text)
     return text if len(text) <= PIECE_LIMIT else text[:PIECE_LIMIT] + " …"

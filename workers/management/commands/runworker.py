@@ -184,6 +184,8 @@ def _obey(supervisor: Supervisor, number: int) -> None:
     """Do what a signal to the main process asks for."""
     if number in (signal.SIGTERM, signal.SIGINT):
         supervisor.stop()
+    elif number == signal.SIGHUP:  # the terminal was closed: that asks once, however often it comes
+        supervisor.drain()
     elif number in (signal.SIGUSR1, signal.SIGUSR2):
         supervisor.pause(number == signal.SIGUSR1)
     elif number in (signal.SIGTTIN, signal.SIGTTOU):

@@ -179,6 +179,7 @@ async def _serve(
         watch = AccessWatch(conninfo, authenticator, gateway, looked=report)
         watch.start()
         loop.add_signal_handler(signal.SIGHUP, lambda: gateway.start_task(gateway.reload()))
+        _log_lightly()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
@@ -207,6 +208,13 @@ async def _show_status_later(gateway: Gateway, place: Listen) -> None:
             continue
         logger.info("health and figures are shown at %s now", place)
         return
+
+
+def _log_lightly() -> None:
+    """Leave out of log records what no format of ours shows ("Optimization" in the documentation of `logging`): a page
+    of PHP is a connection, and a connection is a line."""
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def _listeners(urls: list[str] | None) -> list[Listener]:
