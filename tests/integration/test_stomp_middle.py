@@ -150,6 +150,20 @@ def test_a_fault_of_the_gateway_is_told_to_the_client_and_to_nobody_else(
     other.confirmed("SEND", destination=queue)
 
 
+def test_a_declaration_that_fails_by_a_fault_of_the_gateway_is_told(
+    gateway: RunningGateway, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    client = gateway.connected()
+    with monkeypatch.context() as patch:
+        patch.setattr(gateway.queues, "declare", fail)
+        client.send("SEND", destination=queue, x_max_length="9", receipt="r")
+        client.expect_error("internal_error")
+        client.expect_end()
+
+
 # -- transactions and subscriptions
 
 

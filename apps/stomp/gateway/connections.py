@@ -344,6 +344,10 @@ class ClientConnection(Channel):
         except MsgwebError as error:
             otherwise()
             self._refuse(error, receipt)
+        except Exception:  # a fault of ours, see `_handle`
+            logger.exception("a declaration by %s failed", self.peer_name)
+            otherwise()
+            self.end(MsgwebError("the server failed at a declaration; its log says why"))
         finally:
             self.release_hold("declaration")
 
