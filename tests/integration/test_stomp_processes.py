@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from msgweb.home import REPOSITORY
 from tests.installation import Installation, free_ports, until
@@ -264,6 +266,49 @@ def test_the_next_gateway_has_the_ports_while_the_one_before_lets_its_clients_fi
         until(lambda one=one: answer(status + one, "/readyz") == 200, SECONDS, "the next one says that it is ready")  # type: ignore[misc]
     assert answer(status, "/metrics") == 200
     assert installation.stop("stomp2", 70) == 0
+
+
+def test_sighup_brings_every_process_its_new_certificate_and_ends_nobody(
+    installation: Installation, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    file = tmp_path / "both.pem"
+
+    def renew() -> None:
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+
+    renew()
+    port = free_ports(1)[0]
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+
+    def secured() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), SECONDS)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def serials() -> set[object]:
+        """Each connection lands in one process or the other."""
+        found = set()
+        for _ in range(10):
+            with secured() as client:
+                found.add((client.getpeercert() or {})["serialNumber"])
+        return found
+
+    installation.start(
+        "stomp", arguments=("--processes", "2", "--listen", f"stomps://127.0.0.1:{port}?certificate={file}")
+    )
+    (before,) = serials()
+    with secured() as old:
+        renew()
+        installation.signal("stomp", signal.SIGHUP)
+        until(lambda: before not in serials(), SECONDS, "every process has the new one")
+        (after,) = serials()
+        file.write_text("garbage")
+        installation.signal("stomp", signal.SIGHUP)
+        until(lambda: installation.log("stomp").count("keeps its old certificate") == 2, SECONDS, "both say so")
+        assert serials() == {after}
+        old.sendall(b"CONNECT\nlogin:nobody\npasscode:x\n\n\0")
+        assert old.recv(1000).startswith(b"ERROR\n")  # it is still heard
+    assert installation.stop("stomp") == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM])
