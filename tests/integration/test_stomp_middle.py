@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.db import OperationalError
 
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.ports import Credentials, Principal
@@ -162,6 +163,39 @@ def test_a_declaration_that_fails_by_a_fault_of_the_gateway_is_told(
         client.send("SEND", destination=queue, x_max_length="9", receipt="r")
         client.expect_error("internal_error")
         client.expect_end()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.2"])
+def test_a_browser_is_told_that_the_database_went_away_and_holds_up_nobody(
+    gateway: RunningGateway, queue: str, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OperationalError("the connection is gone")
+
+    client, other = gateway.connected(version), gateway.connected()
+    with monkeypatch.context() as patch:
+        patch.setattr("apps.broker.queue_actions.Walk.next_page", fail)
+        client.confirmed("SUBSCRIBE", id="1", destination=queue, browser="true")
+        client.expect_error("unavailable")
+    if version == "1.0":  # it goes on, and may try again
+        client.confirmed("UNSUBSCRIBE", id="1")
+        client.confirmed("SUBSCRIBE", id="1", destination=queue, browser="true")
+        assert client.expect("MESSAGE")["browser"] == "end"
+    else:
+        client.expect_end()
+    other.confirmed("SEND", destination=queue)
+
+
+def test_a_composite_destination_may_name_a_temporary_one(gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    client.confirmed("SUBSCRIBE", id="1", destination="/temp-queue/mine")
+    client.confirmed("SUBSCRIBE", id="2", destination=queue)
+    client.confirmed("SEND", b"x", destination=f"/temp-queue/mine,{queue}")
+    got = {client.expect("MESSAGE")["subscription"] for _ in "12"}
+    assert got == {"1", "2"}
+    client.confirmed("UNSUBSCRIBE", id="1")
+    client.confirmed("SEND", b"y", destination=f"/temp-queue/mine,{queue}")  # another one by now, which nobody reads
+    assert client.expect("MESSAGE")["subscription"] == "2"
 
 
 # -- transactions and subscriptions
