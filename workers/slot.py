@@ -79,14 +79,19 @@ class Channel:
             self._waiting = deque(kept)
         self.send(wire.Returned(returned))
 
-    def take(self) -> wire.RunJob | None:
-        """The next job; waits for it. None: there are no more."""
+    def take(self, seconds: float | None = None) -> wire.RunJob | None:
+        """The next job; waits for it. None: there are no more, or none came within so many seconds (see `stopped`)."""
         with self._arrived:
             while not self._waiting:
-                if self._stopped:
+                if self._stopped or not self._arrived.wait(seconds):
                     return None
-                self._arrived.wait()
             return self._waiting.popleft()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether there are no more jobs."""
+        with self._arrived:
+            return self._stopped and not self._waiting
 
     def cancelled(self, key: tuple[str, int]) -> str | None:
         """Why that attempt should stop, if it should."""
@@ -111,8 +116,13 @@ class Slot:
     def serve(self) -> None:
         """Do jobs until told to stop."""
         self._report()
-        while (job := self._channel.take()) is not None:
-            self._runner(job, self._finished)
+        while not self._channel.stopped:
+            # What the last jobs of a burst left behind is told a little later, when nothing else comes.
+            job = self._channel.take(HEALTH_SECONDS if self._done > self._reported else None)
+            if job is not None:
+                self._runner(job, self._finished)
+            elif self._done > self._reported:
+                self._report()
         self._runner.close()
 
     def _finished(self, job: wire.RunJob, ended: wire.Ended) -> None:
