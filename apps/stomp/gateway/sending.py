@@ -1,7 +1,6 @@
 """SEND: what its headers mean, and where it goes."""
 
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -77,8 +76,9 @@ class Sending:
 
     def __init__(self, connection: "ClientConnection") -> None:
         self._connection = connection
-        self._declared: set[tuple[Address, tuple[tuple[str, Any], ...]]] = set()
-        self.errands: deque[tuple[Callable[[], Awaitable[object]], Done]] = deque()
+        # Most connections have neither; an empty deque and an empty set take 0.8 KiB more than these.
+        self._declared: dict[tuple[Address, tuple[tuple[str, Any], ...]], None] = {}
+        self.errands: list[tuple[Callable[[], Awaitable[object]], Done]] = []
 
     def plan(self, head: SendHead) -> SendPlan:
         """What a head means; remembered with it.
@@ -167,7 +167,7 @@ class Sending:
 
     def _go_on(self, plan: SendPlan, event: Send) -> None:
         assert plan.address is not None
-        self._declared.add((plan.address, plan.settings))
+        self._declared[(plan.address, plan.settings)] = None
         self.special(plan, event)
 
     def _ask(self, door: Task | Job, wish: Wish | None, headers: dict[str, str], body: bytes, done: Done) -> None:
@@ -218,7 +218,7 @@ class Sending:
                 done(MsgwebError("the request failed; the server's log says why"))
             else:
                 done(None)
-            self.errands.popleft()
+            del self.errands[0]
             self._connection.release_hold("errands")
 
 
