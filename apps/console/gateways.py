@@ -5,8 +5,9 @@ See `apps.stomp.gateway.supervision` for the other side; the names here are thos
 
 import asyncio
 import json
+import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,8 @@ from asgiref.sync import sync_to_async
 from apps.broker import catalogue
 from apps.broker.engine import Address
 from apps.console.topics import topics_of_loop
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE = "$gateways"
 QUESTIONS = Address(NAMESPACE, "topic", "questions")
@@ -93,7 +96,7 @@ async def survey() -> Survey:
                     answers += [json.loads(delivery.body) for delivery in listener.take()[0]]
         except TimeoutError:
             pass  # what is missing is said
-    gateways = [_gateway(answer) for answer in answers]
+    gateways = _understood(answers)
     return Survey(sorted(gateways, key=lambda one: (one.host, one.process)), max(0, expected - len(gateways)))
 
 
@@ -106,9 +109,26 @@ async def ask(question: dict[str, Any]) -> None:
     await topics_of_loop().publish(QUESTIONS, json.dumps(question).encode())
 
 
+def _understood(answers: list[dict[str, Any]]) -> list[Gateway]:
+    """While gateways are replaced by those of another version, each says what it knows; who cannot be understood at all
+    counts among the silent."""
+    gateways = []
+    for answer in answers:
+        try:
+            gateways.append(_gateway(answer))
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("a gateway's answer was not understood: %s: %s", type(error).__name__, error)
+    return gateways
+
+
 def _gateway(answer: dict[str, Any]) -> Gateway:
+    known = {field.name for field in fields(Connection)}
     connections = [
-        Connection(**{**one, "since": datetime.fromtimestamp(one["since"], UTC)}) for one in answer["connections"]
+        Connection(
+            **{name: value for name, value in one.items() if name in known}
+            | {"since": datetime.fromtimestamp(one["since"], UTC)}
+        )
+        for one in answer["connections"]
     ]
     connections.sort(key=lambda one: one.since, reverse=True)
     return Gateway(answer["host"], answer["process"], answer["count"], connections)

@@ -46,6 +46,23 @@ def test_a_message_group_waits_for_its_head(gateway: RunningGateway, queue: str)
             assert one.expect("MESSAGE").body == b"2"
 
 
+def test_a_message_group_stays_with_its_consumer_until_it_is_closed(gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    for one in "ab":
+        client.confirmed("SUBSCRIBE", id=one, destination=queue, ack="client-individual")
+
+    def served(**headers: str) -> str:
+        client.confirmed("SEND", destination=queue, JMSXGroupID="g", **headers)
+        message = client.expect("MESSAGE")
+        client.confirmed("ACK", id=message["ack"])
+        return str(message["subscription"])
+
+    owner = served()
+    assert [served() for _ in range(3)] == [owner] * 3
+    assert served(JMSXGroupSeq="-1") == owner
+    assert served() != owner
+
+
 def test_a_key_is_taken_once(gateway: RunningGateway, queue: str) -> None:
     client = gateway.connected()
     for body in (b"1", b"2"):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import socket
 import ssl
 import struct
@@ -30,6 +31,7 @@ __all__ = ["gateway", "queue", "stomp_database"]  # fixtures
 
 CONNECT = "CONNECT\naccept-version:1.2\nlogin:guest\npasscode:a:secret\n\n\0"
 LOGIN = CONNECT.encode()
+SO_ATTACH_FILTER = 26  # Linux
 
 
 class Files:
@@ -441,6 +443,23 @@ def test_a_client_that_works_may_miss_its_beats_where_the_listener_is_patient(
         assert client.silent(1.0)  # five times as long as it may be silent while it holds nothing
         client.confirmed("ACK", id=message["ack"])
         client.expect_error("heart_beat_missed")
+
+
+def test_a_client_at_work_whose_machine_has_vanished_is_ended_though_the_listener_is_patient(
+    serve: Callable[..., RunningGateway], queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.stomp.gateway.channels.VANISHED_SECONDS", 1.0)
+    monkeypatch.setattr("apps.stomp.protocol.heartbeat.TOLERANCE_MS", 100)
+    running = serve("stomp://127.0.0.1:0")
+    client = running.client()
+    client.connect(heart_beat="100,100")
+    client.send("SUBSCRIBE", id="1", destination=queue, ack="client")
+    client.send("SEND", destination=queue)
+    until(lambda: [one for one in running.gateway.connections if one.held], SECONDS, "it holds a message")
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # a filter that lets nothing in
+    program = struct.pack("HP", 1, ctypes.addressof(drop_all))
+    client.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+    until(lambda: not running.gateway.connections, SECONDS, "the gateway gives it up")
 
 
 def test_the_default_namespace_of_a_listener_is_for_who_names_none(serve: Callable[..., RunningGateway]) -> None:

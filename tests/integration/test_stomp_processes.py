@@ -4,15 +4,19 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
 from msgweb.home import REPOSITORY
-from tests.installation import Installation, until
+from tests.installation import Installation, free_ports, until
 from tests.stomp_gateway import SECONDS, Frame, WireClient
 
 
@@ -58,6 +62,14 @@ class Clients:
 def clients(installation: Installation) -> Iterator[Clients]:
     with Clients(installation) as clients:
         yield clients
+
+
+def accepts(installation: Installation) -> bool:
+    try:
+        socket.create_connection((installation.stomp.host, installation.stomp.port), SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def run(installation: Installation, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -206,6 +218,129 @@ def test_a_key_that_is_revoked_in_sql_ends_its_connections_in_every_process(
         installation.query("SELECT actor, kind FROM accounts_auditentry WHERE action = 'changed'")[0][1] == "access key"
     )
     assert installation.stop("stomp") == 0
+
+
+def answer(port: int, path: str) -> int | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except OSError:
+        return None
+
+
+def first_of_free_ports(count: int) -> int:
+    """The first of some ports in a row that are free."""
+    while True:
+        first = free_ports(1)[0]
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_next_gateway_has_the_ports_while_the_one_before_lets_its_clients_finish(
+    installation: Installation, clients: Clients, processes: int
+) -> None:
+    status = first_of_free_ports(processes)
+    arguments = ("--processes", str(processes), "--status", f"127.0.0.1:{status}", "--drain-seconds", "60")
+    installation.start("stomp", arguments=arguments)
+    assert [answer(status + one, "/readyz") for one in range(processes)] == [200] * processes
+    busy = clients.connected()
+    busy.confirmed("SUBSCRIBE", id=0, destination="/queue/a", ack="client")
+    busy.confirmed("SEND", b"x", destination="/queue/a", persistent="true")
+    message = busy.expect("MESSAGE")
+    installation.signal("stomp", signal.SIGTERM)
+    until(lambda: 503 in [answer(status + one, "/readyz") for one in range(processes)], SECONDS, "it drains")
+    until(lambda: not accepts(installation), SECONDS, "its port is free")
+    installation.start("stomp2", arguments=arguments)
+    clients.connected().confirmed("SEND", b"y", destination="/queue/a", persistent="true")
+    busy.confirmed("ACK", id=message["ack"])
+    busy.expect_error("shutting_down")
+    busy.close()
+    assert installation.wait("stomp") == 0
+    for one in range(processes):
+        until(lambda one=one: answer(status + one, "/readyz") == 200, SECONDS, "the next one says that it is ready")  # type: ignore[misc]
+    assert answer(status, "/metrics") == 200
+    assert installation.stop("stomp2", 70) == 0
+
+
+def test_sighup_brings_every_process_its_new_certificate_and_ends_nobody(
+    installation: Installation, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    file = tmp_path / "both.pem"
+
+    def renew() -> None:
+        authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(file)
+
+    renew()
+    port = free_ports(1)[0]
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+
+    def secured() -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", port), SECONDS)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    def serials() -> set[object]:
+        """Each connection lands in one process or the other."""
+        found = set()
+        for _ in range(10):
+            with secured() as client:
+                found.add((client.getpeercert() or {})["serialNumber"])
+        return found
+
+    installation.start(
+        "stomp", arguments=("--processes", "2", "--listen", f"stomps://127.0.0.1:{port}?certificate={file}")
+    )
+    (before,) = serials()
+    with secured() as old:
+        renew()
+        installation.signal("stomp", signal.SIGHUP)
+        until(lambda: before not in serials(), SECONDS, "every process has the new one")
+        (after,) = serials()
+        file.write_text("garbage")
+        installation.signal("stomp", signal.SIGHUP)
+        until(lambda: installation.log("stomp").count("keeps its old certificate") == 2, SECONDS, "both say so")
+        assert serials() == {after}
+        old.sendall(b"CONNECT\nlogin:nobody\npasscode:x\n\n\0")
+        assert old.recv(1000).startswith(b"ERROR\n")  # it is still heard
+    assert installation.stop("stomp") == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_while_the_processes_start_is_no_failure(installation: Installation, how: signal.Signals) -> None:
+    """SIGHUP would end a process that has no use for it yet."""
+    parent = subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "manage.py"), "runstomp", "--processes", "2"],
+        cwd=REPOSITORY,
+        env=installation.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        until(lambda: children(parent.pid), SECONDS, "a child")
+        parent.send_signal(how)
+        if how is signal.SIGHUP:
+            pid = installation.home / "run" / "stomp.pid"
+
+            def serves() -> bool:
+                parent.send_signal(how)
+                return pid.exists()
+
+            until(serves, SECONDS, "it serves all the same")
+            parent.terminate()
+        output, _ = parent.communicate(timeout=SECONDS)
+    finally:
+        if parent.poll() is None:
+            os.killpg(parent.pid, signal.SIGKILL)
+    assert parent.returncode == 0, output
+    assert "ended with" not in output
 
 
 def test_a_process_that_dies_is_started_again(installation: Installation, clients: Clients) -> None:

@@ -22,6 +22,8 @@ LANES = tuple(range(9, -1, -1))  # priorities in the order of delivery
 NOTHING = 2**63 - 1  # no id is above it
 SHARE_SECONDS = 1.0  # after which a process that is alone is no longer waited for
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
+#: ActiveMQ: a number below zero closes the group; what comes after it goes to anybody ("Message Groups").
+GROUP_ENDS = b"\nJMSXGroupSeq:-"
 
 
 class Scan:
@@ -339,7 +341,10 @@ class Queue:
                 free_of[index] -= 1
             shares[index].append(delivery)
             if delivery.group is not None:
-                self._remember(delivery.group, subscriptions[index])
+                if GROUP_ENDS in b"\n" + delivery.headers:
+                    self.sticky.pop(delivery.group, None)
+                else:
+                    self._remember(delivery.group, subscriptions[index])
         self.rotation = place
         for subscription, share in zip(list(subscriptions), shares, strict=True):
             self._hand(subscription, share)

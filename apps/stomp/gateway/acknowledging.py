@@ -123,10 +123,11 @@ class Acknowledging:
         else:
             transaction.receipts.append(receipt)
 
-    def drop(self, subscription: ClientSubscription) -> None:
-        """A subscription's messages are held no longer: transactions that ack them cannot happen."""
-        for transaction in self.transactions.values():
-            transaction.drop(subscription)
+    def drop(self, subscription: ClientSubscription) -> list[MessageId]:
+        """A subscription's messages are held no longer: transactions that ack them cannot happen. Returns those."""
+        return [
+            message_id for transaction in self.transactions.values() for message_id in transaction.drop(subscription)
+        ]
 
     def begin(self, event: Begin) -> None:
         """BEGIN.
@@ -151,6 +152,7 @@ class Acknowledging:
         connection = self._connection
         transaction = self.transactions.pop(event.transaction)
         if transaction.void:
+            transaction.give_back()
             raise SessionLost("a message that this transaction acks is no longer held; nothing of it took effect")
         effects = [connection.receipts.expect(receipt) for receipt in transaction.receipts]
         if event.receipt is not None:

@@ -15,8 +15,8 @@ class Beating:
     """When to write a beat, and when silence has lasted too long.
 
     A client that works on a message may be one that cannot beat meanwhile: PHP has one thread. While it holds
-    something, and its listener says so (`Listener.patient`), its silence is not held against it; that its machine is
-    still there is for TCP to find out.
+    something, and its listener says so (`Listener.patient`), its silence is not held against it, as long as TCP hears
+    of its machine.
 
     Attributes:
         expected, promised: whether the client beats, and whether we do.
@@ -52,7 +52,8 @@ class Beating:
     def _expect(self, seconds: float) -> None:
         connection = self._connection
         now = connection.loop.time()
-        if connection.holds or (connection.listener.patient and connection.held):
+        excused = connection.holds or (connection.listener.patient and connection.held)
+        if excused and not connection.vanished:
             self.last_read = now  # it is us who do not read, or the client is at work
         due = self.last_read + seconds
         if now >= due:

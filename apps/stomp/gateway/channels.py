@@ -1,6 +1,9 @@
 """A client's socket: what goes out together, why it is not read, and its end. What is said over it is above this."""
 
 import asyncio
+import socket
+import struct
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -9,6 +12,10 @@ from apps.stomp.protocol import encoder
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.tracing import Trace
+
+VANISHED_SECONDS = 60.0
+RETRANSMISSIONS = 3
+TCP_INFO_BYTES = 60  # of Linux's `struct tcp_info`: retransmits at 2, unacked at 24, last_ack_recv (ms ago) at 56
 
 
 class Channel(asyncio.Protocol):
@@ -71,6 +78,26 @@ class Channel(asyncio.Protocol):
     def unread(self) -> int:
         """Bytes that wait for the client to read."""
         return self._transport.get_write_buffer_size()
+
+    @property
+    def vanished(self) -> bool:
+        """Whether the client's machine seems to be gone: what is on its way to it was sent again and again, and for
+        long nothing came back, not even TCP's own answers.
+
+        TCP keep-alive finds a machine that is gone in a minute, but rests while something is on its way; by itself
+        Linux would go on for fifteen.
+        """
+        socket_ = self._transport.get_extra_info("socket")
+        if socket_ is None or not hasattr(socket, "TCP_INFO") or sys.platform != "linux":
+            return False
+        try:
+            info = socket_.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+        except OSError:  # closed, or no TCP at all
+            return False
+        if len(info) < TCP_INFO_BYTES:
+            return False
+        on_their_way, silent = (struct.unpack_from("=I", info, place)[0] for place in (24, 56))
+        return bool(on_their_way and info[2] >= RETRANSMISSIONS and silent / 1000 > VANISHED_SECONDS)
 
     # -- writing
 

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 SERVER = f"Msgweb/{__version__}"
 WAITING = frozenset({"declaration"})  # holds that keep back what was read already
+KEEPING = WAITING | {"log-in"}  # the same; here it is the core that keeps it
 
 
 class ClientConnection(Channel):
@@ -156,11 +157,10 @@ class ClientConnection(Channel):
         if self.engine.congested and "congestion" not in self.holds:
             self.hold("congestion")
             self.engine.when_relieved(lambda: self.release_hold("congestion"))
-        if self.clogged and self.unread > self.options.receipt_buffer:
-            self.hold("clogged")
+        self._mind_unread()
 
     def partial_received(self, size: int) -> None:
-        """Bytes of a WebSocket's message whose end has not come: data all the same, and memory."""
+        """A WebSocket has been read, and so much of it is half a message: data all the same, and memory."""
         if self._ending or self._refused:
             return
         if self._beating.expected:
@@ -171,6 +171,11 @@ class ClientConnection(Channel):
             self.end(TooMany(f"before log-in a message has at most {greeting} bytes"))
         else:
             self._weigh()
+            self._mind_unread()
+
+    def _mind_unread(self) -> None:
+        if self.clogged and self.unread > self.options.receipt_buffer:
+            self.hold("clogged")
 
     def _weigh(self) -> None:
         hoard = self.core.kept + self._outside + self.acknowledging.gathered
@@ -181,7 +186,9 @@ class ClientConnection(Channel):
     def eof_received(self) -> bool:
         """The client sends no more. What it asked for is finished, and confirmed if it still reads."""
         self._half_closed = True
-        if (self.receipts.waiting or self._later) and not self._ending:
+        if self._keeps_back:
+            return True  # until that was handled, see `release_hold`
+        if self.receipts.waiting and not self._ending:
             self.receipts.settled(None, self._finish)
             return True
         self.flush()  # the transport closes on return, and takes nothing more
@@ -212,7 +219,7 @@ class ClientConnection(Channel):
         """The client reads again."""
         self.clogged = False
         self.release_hold("clogged")
-        if not self._gateway.draining:
+        if self.takes_more:
             self.receiving.resume()
         self._confirm_written()
 
@@ -267,6 +274,9 @@ class ClientConnection(Channel):
                     self._handle_other(event)
             except (MsgwebError, StompError) as error:
                 self._refuse(error, event.receipt if not isinstance(event, Connect) else None)
+            except Exception:  # a fault of ours: this client is told, and nobody else notices
+                logger.exception("a frame of %s could not be handled", self.peer_name)
+                self.end(MsgwebError("the server failed at this frame; its log says why"))
 
     def _handle_other(self, event: Event) -> None:
         match event:
@@ -334,6 +344,10 @@ class ClientConnection(Channel):
         except MsgwebError as error:
             otherwise()
             self._refuse(error, receipt)
+        except Exception:  # a fault of ours, see `_handle`
+            logger.exception("a declaration by %s failed", self.peer_name)
+            otherwise()
+            self.end(MsgwebError("the server failed at a declaration; its log says why"))
         finally:
             self.release_hold("declaration")
 
@@ -416,7 +430,19 @@ class ClientConnection(Channel):
             or self.sending.errands
             or self.holds
             or self._later
+            or self.core.kept
+            or self._outside
         )
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether messages are to be brought: the client reads, and the gateway is not being stopped."""
+        return not (self.clogged or self._gateway.draining)
+
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether something was read that is yet to be handled."""
+        return not self.is_over and not KEEPING.isdisjoint(self.holds)
 
     def _finish(self) -> None:
         """The conversation is over; the last frames still arrive."""
@@ -498,9 +524,9 @@ class ClientConnection(Channel):
         """Who makes durable subscriptions here."""
         return wishes.Subscriber(self.entered.login, self.client_id)
 
-    def taken_away(self, subscription: ClientSubscription) -> None:
+    def taken_away(self, subscription: ClientSubscription) -> list[MessageId]:
         """See `subscriptions.Outlet`."""
-        self.acknowledging.drop(subscription)
+        return self.acknowledging.drop(subscription)
 
     def wait_for(self, reason: str) -> None:
         """Read no more, and handle nothing of what was read already, until `release_hold`."""
@@ -516,6 +542,8 @@ class ClientConnection(Channel):
             if self._deaf:  # one of them waits again
                 return
         super().release_hold(reason)
+        if self._half_closed and not (self.is_over or self._keeps_back):
+            self.receipts.settled(None, self._finish)
 
     def start_task(self, work: Awaitable[None]) -> None:
         """Run something beside the loop's callbacks."""

@@ -108,15 +108,17 @@ def check_subscribable(address: Address, capabilities: frozenset[str]) -> None:
     """What can be sent to and not be received from.
 
     Raises:
-        BadDestination: a pattern that is none.
+        BadDestination: a pattern that is none, also that of a virtual topic.
         NotSupported: the engine has no topic patterns, or no virtual topics.
     """
     if address.kind == "topic" and is_pattern(address.name):
         if "topic-wildcards" not in capabilities:
             raise NotSupported("topic patterns (*, #, >) are not supported")
         validate(address.name)
-    elif address.kind == "queue" and virtual_topic_of(address.name) and "durable-topics" not in capabilities:
-        raise NotSupported("queues of virtual topics are not supported")
+    elif address.kind == "queue" and (topic := virtual_topic_of(address.name)):
+        if "durable-topics" not in capabilities:
+            raise NotSupported("queues of virtual topics are not supported")
+        validate(topic)
 
 
 def written(address: Address, dialect: Dialect = RABBITMQ) -> str:

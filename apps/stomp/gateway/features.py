@@ -39,7 +39,7 @@ def priority_of(fields: Mapping[bytes, bytes], default: int) -> int:
     if value is None:
         return default
     if len(value) != 1 or not value.isdigit():
-        raise BadMessage(f"priority must be 0 to 9, not {value[:20].decode()!r}")
+        raise BadMessage(f"priority must be 0 to 9, not {value[:20].decode(errors='replace')!r}")
     return int(value)
 
 

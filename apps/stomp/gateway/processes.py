@@ -79,6 +79,7 @@ class Processes:
         code = 1
         try:
             os.close(lifeline_end)
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until it serves: what it would read again it has yet to read
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             code = self._serve(lambda: _write_byte(self._readiness_end), self._lifeline, number)
         except Exception:
@@ -99,7 +100,7 @@ class Processes:
             lived = time.monotonic() - begun
             code = os.waitstatus_to_exitcode(status)
             if stopping:
-                self._failed = self._failed or code != 0
+                self._failed = self._failed or code not in (0, -signal.SIGTERM)  # the latter: it did not serve yet
                 continue
             self._delay = RESTART_FIRST if lived >= STEADY_SECONDS else min(self._delay * 2, RESTART_LAST)
             logger.error("gateway process %d ended with %d; the next one starts in %.1f s", pid, code, self._delay)

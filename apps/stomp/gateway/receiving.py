@@ -100,6 +100,7 @@ class Receiving:
             granted = connection.entering.usage.subscribe(credit if acks else 0)
         except MsgwebError:
             connection.core.drop_subscription(event.id)
+            self._durable.pop(event.id, None)
             raise
         subscription = self._make(address, event.id, event.ack, shown=event.named or connection.version != "1.0")
         if type(target) is Temporary:
@@ -114,6 +115,7 @@ class Receiving:
     def _give_up(self, identifier: str) -> None:
         """A subscription that was refused after all."""
         self._connection.core.drop_subscription(identifier)
+        self._durable.pop(identifier, None)
         self._return(identifier)
 
     def check_access(self) -> None:
@@ -296,7 +298,7 @@ class Receiving:
         subscription.handle = connection.engine.subscribe(
             address,
             subscription,
-            0 if connection.clogged else credit,
+            credit if connection.takes_more else 0,
             done,
             priority=wish.priority,
             selector=wish.selector,

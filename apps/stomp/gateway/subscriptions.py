@@ -34,8 +34,8 @@ class Outlet(Protocol):
     def confirm_when_written(self, subscription: "ClientSubscription") -> None:
         """Call its `confirm` once what it wrote is no longer in this process's memory, roughly."""
 
-    def taken_away(self, subscription: "ClientSubscription") -> None:
-        """The messages of this subscription are no longer held."""
+    def taken_away(self, subscription: "ClientSubscription") -> list[MessageId]:
+        """The messages of this subscription are no longer held. Returns those of them that transactions would ack."""
 
 
 class TopicFrames:
@@ -181,9 +181,8 @@ class ClientSubscription:
         gone = self._own()
         for message_id in gone:
             del outlet.held[message_id]
-        outlet.void.update(dict.fromkeys(gone))
         self._unacked.clear()
-        outlet.taken_away(self)
+        outlet.void.update(dict.fromkeys(gone + outlet.taken_away(self)))
 
     def confirm(self) -> None:
         """The operating system has what was written: in `auto` mode that is as good as an ACK."""

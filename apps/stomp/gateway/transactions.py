@@ -53,12 +53,16 @@ class Transaction:
         self._taken.append((subscription, ids, refusal))
         self._count(0)
 
-    def drop(self, subscription: "ClientSubscription") -> None:
-        """The subscription's messages are no longer held."""
-        self.void = self.void or any(one is subscription for one, _, _ in self._taken)
+    def drop(self, subscription: "ClientSubscription") -> list[MessageId]:
+        """The subscription's messages are no longer held. Returns those that it would have acked."""
+        dropped = [message_id for one, ids, _ in self._taken if one is subscription for message_id in ids]
+        if dropped:
+            self.void = True
+            self._taken = [taken for taken in self._taken if taken[0] is not subscription]
+        return dropped
 
     def give_back(self) -> None:
-        """ABORT: what it would have acked is unacked again, in the order of delivery."""
+        """It does not happen: what it would have acked is unacked again, in the order of delivery."""
         for subscription, ids, _ in reversed(self._taken):
             subscription.put_back(ids)
 

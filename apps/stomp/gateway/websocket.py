@@ -16,6 +16,7 @@ from websockets.typing import Subprotocol
 
 SUBPROTOCOLS = [Subprotocol(f"{version}.stomp") for version in ("v12", "v11", "v10")]
 CLOSING_BYTES = 64 * 1024
+CLOSING_UNREAD = 8 * 1024 * 1024  # bytes that a client leaves unread, and asks for more of (pongs)
 CLOSE_SECONDS = 2.0  # for the client's half of the closing handshake
 
 
@@ -23,7 +24,7 @@ class Inner(Protocol):
     """What a WebSocket carries: an `asyncio.Protocol`, and one method more."""
 
     def partial_received(self, size: int) -> None:
-        """Bytes have come, and so many wait for the rest of their message."""
+        """The socket has been read, and so many bytes wait for the rest of their message."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
 
@@ -57,8 +58,8 @@ class WebSocketProtocol(asyncio.Protocol):
         )
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else is called
         self._text: bool | None = None
-        self._partial = 0  # bytes of a message whose end has not come
-        self._ended = False
+        self._ended = False  # the client has said that it closes
+        self._finishing = False  # it has, and the inner protocol is not done with what it said before
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The inner protocol is told at once, so that its log-in timer runs during the handshake."""
@@ -70,17 +71,18 @@ class WebSocketProtocol(asyncio.Protocol):
         self._server.receive_data(data)
         self._answer()
         waiting = len(self._server.reader.buffer)
-        if self._server.state is State.CLOSING and waiting > CLOSING_BYTES:
+        unread = self._transport.get_write_buffer_size()
+        if self._server.state is State.CLOSING and (waiting > CLOSING_BYTES or unread > CLOSING_UNREAD):
             self._transport.pause_reading()  # it sends on and on; the rest of the time is for reading the last frame
-        elif waiting or self._partial:
-            self._partial = waiting
+        else:
             self._inner.partial_received(waiting)
 
     def eof_received(self) -> bool:
         """The client sends no more, and a WebSocket without a closing handshake is over."""
         self._server.receive_eof()
         self._answer()
-        return False
+        self._end()
+        return self._finishing
 
     def connection_lost(self, error: Exception | None) -> None:
         """Passed on."""
@@ -91,8 +93,9 @@ class WebSocketProtocol(asyncio.Protocol):
         self._inner.pause_writing()
 
     def resume_writing(self) -> None:
-        """Passed on."""
-        self._inner.resume_writing()
+        """Passed on, if anything can still be written."""
+        if not self._ended:
+            self._inner.resume_writing()
 
     def write(self, data: bytes) -> None:
         """Whole STOMP frames, as one message."""
@@ -110,7 +113,7 @@ class WebSocketProtocol(asyncio.Protocol):
             self._server.send_close(CloseCode.NORMAL_CLOSURE)
             self._flush()
             asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abort)
-        elif self._server.state is State.CONNECTING:
+        elif self._server.state is State.CONNECTING or self._finishing:
             self._transport.close()
 
     def _answer(self) -> None:
@@ -126,15 +129,21 @@ class WebSocketProtocol(asyncio.Protocol):
             if self._text is None:
                 self._text = frame.opcode is Opcode.TEXT
             self._inner.data_received(bytes(frame.data))
-        elif frame.opcode is Opcode.CLOSE and not self._ended:
+        elif frame.opcode is Opcode.CLOSE:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing can be written any more; what the client has said is still done."""
+        if not self._ended:
             self._ended = True
-            self._inner.eof_received()
+            self._inner.pause_writing()
+            self._finishing = bool(self._inner.eof_received())
 
     def _flush(self) -> None:
         for data in self._server.data_to_send():
             if data:
                 self._transport.write(data)
-            else:
+            elif not self._finishing:
                 self._transport.close()
 
     def _judge(self, request: Request) -> Response:

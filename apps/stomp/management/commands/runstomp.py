@@ -33,6 +33,7 @@ from msgweb.pidfile import write_pid
 logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
+STATUS_SECONDS = 0.25  # between attempts to have the port of health and figures
 # Garbage in cycles is rare here and every collection walks all connections: look seldom.
 GC_THRESHOLDS = (50_000, 50, 100)
 
@@ -112,6 +113,7 @@ class Command(BaseCommand):
         shared: bool,
         lifeline: int | None = None,
     ) -> int:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read again
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(listeners, status, drain, ready, shared=shared, lifeline=lifeline))
@@ -165,7 +167,9 @@ async def _serve(
             try:
                 await gateway.show_status(status)
             except OSError as error:
-                raise CommandError(_why_not(status, error)) from error
+                if error.errno != errno.EADDRINUSE:
+                    raise CommandError(_why_not(status, error)) from error
+                gateway.start_task(_show_status_later(gateway, status))
         gateway.supervision.start()
 
         def report() -> None:
@@ -191,6 +195,19 @@ async def _serve(
         await engine.close()
         authenticator.close()
         queues.close()
+
+
+async def _show_status_later(gateway: Gateway, place: Listen) -> None:
+    """The gateway that this one takes over from still says there that it takes nobody; it is not to be waited for."""
+    logger.warning("%s is taken; health and figures are shown there once it is free", place)
+    while True:
+        await asyncio.sleep(STATUS_SECONDS)
+        try:
+            await gateway.show_status(place)
+        except OSError:
+            continue
+        logger.info("health and figures are shown at %s now", place)
+        return
 
 
 def _log_lightly() -> None:
