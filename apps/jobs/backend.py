@@ -77,7 +77,11 @@ class MsgwebBackend(tasks_api.BaseTaskBackend):
             row = await async_connection.fetch_one("enqueue", parameters)
         assert row is not None
         result = self._enqueued(task, request, row) or await self.aget_result(str(row[0]))
-        await tasks_api.signals.task_enqueued.asend(type(self), task_result=result)
+        enqueued = tasks_api.signals.task_enqueued
+        if tasks_api.only_logs(enqueued):
+            enqueued.send(type(self), task_result=result)
+        else:
+            await enqueued.asend(type(self), task_result=result)
         return result
 
     def get_result(self, result_id: str) -> Any:

@@ -4,8 +4,10 @@ From 6.0 on the package's classes must not be used: its signals would not reach 
 """
 
 from typing import TYPE_CHECKING
+from weakref import ReferenceType
 
 import django
+from django.dispatch import Signal
 
 if TYPE_CHECKING or django.VERSION >= (6, 0):
     from django.tasks import signals, task_backends
@@ -34,6 +36,15 @@ else:
 
     PACKAGE = "django_tasks"
 
+
+def only_logs(signal: Signal) -> bool:
+    """Whether nobody hears a signal but the API's own receiver, which logs it: then `send` never blocks, where `asend`
+    would call it in a thread, since it is no coroutine."""
+    heard = [entry[1] for entry in signal.receivers]
+    functions = [one() if isinstance(one, ReferenceType) else one for one in heard]
+    return all(getattr(function, "__module__", "") == signals.__name__ for function in functions)
+
+
 __all__ = [
     "PACKAGE",
     "BaseTaskBackend",
@@ -45,6 +56,7 @@ __all__ = [
     "TaskResultDoesNotExist",
     "TaskResultStatus",
     "normalize_json",
+    "only_logs",
     "signals",
     "task_backends",
 ]

@@ -272,13 +272,7 @@ def test_enqueued_by_a_coroutine_without_a_thread() -> None:
             await samples.double.aget_result(str(uuid.uuid4()))
         return found
 
-    # Django calls receivers that are no coroutines in a thread; its own, which logs, is one.
-    signals = tasks_api.signals
-    signals.task_enqueued.disconnect(signals.log_task_enqueued)
-    try:
-        found = asyncio.run(main())
-    finally:
-        signals.task_enqueued.connect(signals.log_task_enqueued)
+    found = asyncio.run(main())
     assert threads == []
     assert Job.objects.count() == 5
     testing.run_due()
