@@ -114,9 +114,10 @@ def test_a_server_that_an_earlier_run_left_is_ended_before_the_next_starts(serve
     server.start()
     left = server.process
     assert left is not None
-    server.start()
+    cluster = server.start()  # which may be the first one's answer
     assert left.communicate(timeout=10)[0]
     assert left.returncode is not None
+    until(cluster.answers, 30, "the next one answers")
 
 
 def test_an_interrupted_creation_is_begun_anew(server: Server, home: Path) -> None:

@@ -6,6 +6,8 @@ import ctypes
 import socket
 import ssl
 import struct
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -129,6 +131,28 @@ def test_stomp_over_tls(serve: Callable[..., RunningGateway], files: Files, queu
     assert client.expect_error("bad_destination")["receipt-id"] == "r"
     client.expect_end()
     assert running.authenticator.shown[-1].certificate is None
+
+
+def test_a_client_that_reads_and_writes_in_two_threads_is_heard_and_none_waits_for_tcp(
+    serve: Callable[..., RunningGateway], files: Files
+) -> None:
+    """stomp.py 8 reads in a thread of its own: a session ticket that came meanwhile made it lose its CONNECT."""
+    running = serve(f"stomps://127.0.0.1:0?{files.query}")
+    context = files.client()
+    rounds: list[float] = []
+    for _ in range(60):
+        client = secured(running, context)
+        client.socket.settimeout(SECONDS)
+        heard: list[bytes] = []
+        reader = threading.Thread(target=lambda heard=heard, tls=client.socket: heard.append(tls.recv(4096)))
+        begun = time.monotonic()
+        reader.start()
+        client.write(LOGIN)
+        reader.join()
+        rounds.append(time.monotonic() - begun)
+        assert heard[0].startswith(b"CONNECTED\n")
+        client.close()
+    assert min(rounds) < 0.035, "each waits for the acknowledgement of its handshake"
 
 
 @pytest.mark.parametrize("required", ["optional", "required"])

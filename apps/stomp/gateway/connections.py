@@ -21,6 +21,7 @@ from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
 from apps.stomp.gateway.subscriptions import ClientSubscription
+from apps.stomp.gateway.tls import acknowledge_now
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.errors import NotStomp, StompError
 from apps.stomp.protocol.events import (
@@ -138,6 +139,8 @@ class ClientConnection(Channel):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there; it has some seconds to log in."""
         super().connection_made(transport)
+        if self.listener.tls is not None:
+            acknowledge_now(transport)
         self._gateway.connections.add(self)
         seconds = self.options.login_seconds
         self.start_timer("login", seconds, lambda: self.end(LoginTimeout(f"no CONNECT within {seconds:g} seconds")))
