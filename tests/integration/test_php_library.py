@@ -133,7 +133,7 @@ def test_it_enters_its_namespace_with_its_key(server: Server, enter: str) -> Non
     assert body == b'{"to":"ann"}'
     assert (headers["destination"], headers["content-type"]) == ("/queue/mails", "application/json")
     assert (headers["persistent"], headers["priority"], headers["x"]) == ("true", "7", "a:b")
-    assert server.sent("DISCONNECT")
+    until(lambda: server.sent("DISCONNECT"), 10, "it says goodbye")
 
 
 SEND = "out(told(function () use ($messaging) { $messaging->send('mails', 'x', ['timeout' => 1]); }));"
