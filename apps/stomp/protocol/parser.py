@@ -332,7 +332,11 @@ class Parser:
         except RemoteProtocolError as error:
             self.rare = True
             # Its traceback would hold this buffer, in a cycle that only the collector, which seldom runs, could undo.
-            receipt = self._receipt_in(head or data[position : position + head_limit])
+            receipt = None
+            if (
+                find(b"\n", position, position + limits.command + 1) >= 0
+            ):  # in what came, not in `head`, which lost its CRs
+                receipt = self._receipt_in(head or data[position : position + head_limit])
             append(Violation(error.with_traceback(None), receipt, True))
             self.close()
         return items
@@ -462,9 +466,10 @@ class Parser:
     def _receipt_in(self, head: bytes) -> bytes | None:
         """The receipt of a frame that is wrong, as far as it can be made out: an ERROR should name it.
 
-        Nothing before log-in, nor where the first line is the fault: there it would depend on how much has arrived.
+        Nothing before log-in. Not to be asked where the first line is the fault: there it would depend on how much has
+        arrived.
         """
-        if self._version is None or head.find(b"\n", 0, self._limits.command + 1) < 0:
+        if self._version is None:
             return None
         _, found, rest = head.partition(b"\0")[0].partition(b"\nreceipt:")
         value = rest.partition(b"\n")[0].rstrip(b"\r")
