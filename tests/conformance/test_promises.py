@@ -551,6 +551,127 @@ def test_a_released_message_comes_back_to_who_has_the_selector_for_it(play):
     play(scenario)
 
 
+# -- groups and selectors
+
+
+def coloured(queue: Address, colour: str, body: bytes, group: str | None = "g", priority: int = 4) -> Message:
+    """A message that the selector `Coloured` looks at."""
+    options = Options(group=group) if group else None
+    return Message(queue, body, b"colour:%b\n" % colour.encode(), persistent=True, priority=priority, options=options)
+
+
+async def send_all(engine: Engine, *messages: Message) -> None:
+    """Send them, and wait until that is done."""
+    for message in messages:
+        engine.send(message)
+    await sync(engine, messages[-1].address)
+
+
+def test_a_selector_gets_a_groups_messages_one_at_a_time_and_in_order(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red = Recorder(engine)
+        subscription = engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        for number in range(3):
+            for group in "ab":
+                await send_all(other, coloured(queue, "red", b"%b%d" % (group.encode(), number), group, 4 + number))
+        for number in range(3):
+            await red.count(2 * number + 2)
+            await sync(engine, queue)
+            assert sorted(red.bodies[2 * number :]) == [b"a%d" % number, b"b%d" % number]
+            latest = red.ids[-2:]
+            await done(lambda callback, ids=latest: engine.ack(subscription, ids, callback))
+
+    play(scenario)
+
+
+def test_a_group_whose_first_message_nobody_selects_waits_and_others_go_on(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red, blue = Recorder(engine, acks=True), Recorder(other, acks=True)
+        engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        await send_all(
+            engine,
+            coloured(queue, "blue", b"a0", "a"),
+            coloured(queue, "red", b"a1", "a"),
+            coloured(queue, "blue", b"a2", "a"),
+            coloured(queue, "red", b"b0", "b"),
+            coloured(queue, "red", b"b1", "b"),
+            coloured(queue, "red", b"alone", None),
+        )
+        await red.count(3)
+        await sync(engine, queue)
+        assert sorted(red.bodies) == [b"alone", b"b0", b"b1"]
+        assert red.bodies.index(b"b0") < red.bodies.index(b"b1")
+        other.subscribe(queue, blue, 10, selector=Coloured("blue"))
+        await blue.count(2)
+        await red.count(4)
+        assert (blue.bodies, red.bodies[3]) == ([b"a0", b"a2"], b"a1")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_group_goes_from_consumer_to_consumer_as_their_selectors_have_it(play, elsewhere):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        other = await open_engine() if elsewhere else engine
+        seen: list[bytes] = []
+
+        class Working(Recorder):
+            def deliver(self, subscription, deliveries):
+                seen.extend(delivery.body for delivery in deliveries)
+                super().deliver(subscription, deliveries)
+
+        red, blue = Working(engine, acks=True), Working(other, acks=True)
+        engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        other.subscribe(queue, blue, 10, selector=Coloured("blue"))
+        colours = ["red", "red", "blue", "red", "blue", "blue"] * 10
+        await send_all(engine, *[coloured(queue, colour, b"%03d" % n) for n, colour in enumerate(colours)])
+        await red.count(30)
+        await blue.count(30)
+        assert seen == [b"%03d" % number for number in range(60)]
+
+    play(scenario)
+
+
+def test_a_group_stays_with_the_consumer_that_selects_it_though_others_have_credit(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        first, second, rest = (Recorder(engine, acks=True) for _ in range(3))
+        engine.subscribe(queue, first, 5, selector=Coloured("red"))
+        await send_all(engine, coloured(queue, "red", b"0"))
+        await first.count(1)
+        engine.subscribe(queue, second, 5, selector=Coloured("red"))
+        engine.subscribe(queue, rest, 5)
+        for number in range(1, 20):
+            await send_all(engine, coloured(queue, "red", b"%d" % number))
+        await first.count(20)
+        await send_all(engine, coloured(queue, "blue", b"blue"))
+        await rest.count(1)
+        assert (second.bodies, rest.bodies) == ([], [b"blue"])
+
+    play(scenario)
+
+
+def test_a_refused_message_of_a_group_comes_again_to_who_selects_it_before_its_successors(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red, again = Recorder(engine), Recorder(other, acks=True)
+        subscription = engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        await send_all(engine, coloured(queue, "red", b"0"), coloured(queue, "red", b"1"))
+        await red.count(1)
+        await done(lambda callback: engine.nack(subscription, red.ids, callback, Refusal(delay=0.2)))
+        await red.count(2)
+        assert (red.bodies, red.deliveries[1].deliveries) == ([b"0", b"0"], 2)
+        other.subscribe(queue, again, 10, selector=Coloured("red"))
+        await done(lambda callback: engine.unsubscribe(subscription, callback, failed=True))
+        await again.count(2)
+        assert again.bodies == [b"0", b"1"]
+
+    play(scenario)
+
+
 # -- keeping
 
 

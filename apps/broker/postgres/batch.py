@@ -3,14 +3,17 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from psycopg import pq
 
 from apps.broker.engine import Address, Delivery, Message, MessageId, Options
 from apps.broker.postgres import packing
+from apps.broker.postgres.names import Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.pipeline import Step
-from apps.broker.postgres.queues import LANES, NOTHING, Queue, Scan
+from apps.broker.postgres.queues import LANES, NOTHING, Queue
+from apps.broker.postgres.scans import Scan
 
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
@@ -44,7 +47,7 @@ class Batch:
         full: the operations whose message its queue did not take.
         contended: it takes locks that others may hold for long; it waits for them briefly.
         drawn: the first of the ids that were drawn; 0: none were.
-        became_ready: destinations in which something became ready besides.
+        became_ready: what became ready besides.
         left: claimed messages that their consumer cannot take any more.
         delayed: something may have become due earlier than anything before.
     """
@@ -65,7 +68,7 @@ class Batch:
     full: list[Operation] = field(default_factory=list)
     contended: bool = False
     drawn: int = 0
-    became_ready: list[int] = field(default_factory=list)
+    became_ready: list[Ready] = field(default_factory=list)
     delayed: bool = False
     sent_here: dict[Queue, int] = field(default_factory=dict)  # messages that were not handed over
     began_waiting: dict[Queue, bool] = field(default_factory=dict)  # whether something waited before these
@@ -126,7 +129,7 @@ class Batch:
             if acks[kind]:
                 self._step(name, packing.int8_array(acks[kind]), session)
         if acks[SPECIAL]:
-            self._step("ack_special", packing.int8_array(acks[SPECIAL]), session, reader=self._ready)
+            self._step("ack_special", packing.int8_array(acks[SPECIAL]), session, reader=self._advanced)
             self.contended = True
         if released:
             self._step("release", packing.int8_array(released), session)
@@ -275,7 +278,7 @@ class Batch:
                 if outcome == b"full":
                     self.full.append(one.operation)
                 self.delayed = self.delayed or outcome == b"delayed"
-                self.became_ready.extend(packing.unpack_int4_array(result.get_value(row, 2)))
+                self.became_ready.extend(Ready(one) for one in packing.unpack_int4_array(result.get_value(row, 2)))
 
         self._step(
             "enqueue_messages",
@@ -370,33 +373,42 @@ class Batch:
         self.contended = True
 
     def _scan(self, queue: Queue, scan: Scan, session: bytes) -> None:
-        chosen, scan.chosen = scan.chosen, []
+        chosen = scan.claim()
         self._chosen.append((scan, chosen))
+        identifier = packing.int4(queue.id or 0)
         if chosen:
 
             def claimed(result: pq.abc.PGresult) -> None:
-                self.left.extend(queue.hand_chosen(scan, _claimed(queue, result, raise_floors=False)))
+                deliveries = _claimed(queue, result, raise_floors=False)
+                scan.miss(set(chosen).difference(delivery.id for delivery in deliveries))
+                self.left.extend(queue.hand_chosen(scan, deliveries))
 
-            self._step("claim_chosen", packing.int8_array(chosen), session, reader=claimed)
-        limit = SCAN_LIMIT
+            ids = packing.int8_array(chosen)
+            if queue.grouped:
+                self._step("claim_chosen_groups", identifier, ids, session, reader=claimed)
+            else:
+                self._step("claim_chosen", ids, session, reader=claimed)
         if scan.waiting and scan.room() > len(chosen):
             scan.waiting = False
-
-            def browsed(result: pq.abc.PGresult) -> None:
-                value = result.get_value
-                scan.waiting = scan.waiting or result.ntuples >= limit
-                for row in range(result.ntuples):
-                    place = packing.unpack_int(value(row, 4))
-                    if scan.room() <= 0 or scan.floors.reaches(place):
-                        scan.waiting = True
-                        break
-                    identifier = MessageId(packing.unpack_int(value(row, 0)))
-                    lane = packing.unpack_int(value(row, 1))
-                    scan.floors.lift(lane, place)
-                    scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
-
+            statement = "browse_groups" if queue.grouped else "browse"
             floors = packing.int8_array(scan.floors.start(time.monotonic()))
-            self._step("browse", packing.int4(queue.id or 0), packing.int4(limit), _LANES, floors, reader=browsed)
+            reader = partial(self._browsed, queue, scan)
+            self._step(statement, identifier, packing.int4(SCAN_LIMIT), _LANES, floors, reader=reader)
+
+    def _browsed(self, queue: Queue, scan: Scan, result: pq.abc.PGresult) -> None:
+        value = result.get_value
+        scan.waiting = scan.waiting or result.ntuples >= SCAN_LIMIT
+        for row in range(result.ntuples):
+            place = packing.unpack_int(value(row, 4))
+            if scan.room() <= 0 or scan.floors.reaches(place):
+                scan.waiting = True
+                break
+            lane = packing.unpack_int(value(row, 1))
+            scan.floors.lift(lane, place)
+            if result.nfields == 5 or value(row, 5) == b"\x01":
+                group = (value(row, 6) or b"").decode() if result.nfields > 5 else ""
+                identifier = MessageId(packing.unpack_int(value(row, 0)))
+                queue.look_at(scan, identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"", group)
 
     def failed(self) -> None:
         """It was not committed: what it would have claimed is still there."""
@@ -404,14 +416,18 @@ class Batch:
             queue.waiting = True
             queue.claiming = queue.joining = queue.recalled = False
         for scan, chosen in self._chosen:
-            scan.chosen = chosen + scan.chosen
-            scan.waiting = True
+            scan.give_up(chosen)
         for queue, first in self._announced:
             queue.note(first)
             self.touched.add(queue)
 
     def _ready(self, result: pq.abc.PGresult) -> None:
-        self.became_ready.extend(packing.unpack_int4_array(result.get_value(0, 0)))
+        self.became_ready.extend(Ready(one) for one in packing.unpack_int4_array(result.get_value(0, 0)))
+
+    def _advanced(self, result: pq.abc.PGresult) -> None:
+        for row in range(result.ntuples):
+            queue, first = (packing.unpack_int(result.get_value(row, column)) for column in range(2))
+            self.became_ready.append(Ready(queue, first, grouped=True))
 
     def _draw(self, result: pq.abc.PGresult) -> None:
         self.drawn = packing.unpack_int(result.get_value(0, 0))

@@ -27,8 +27,8 @@ from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.handover import Handover
-from apps.broker.postgres.listener import Listener, Ready
-from apps.broker.postgres.names import Described
+from apps.broker.postgres.listener import Listener
+from apps.broker.postgres.names import Described, Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
@@ -495,7 +495,7 @@ class PostgresEngine:
             for scan in queue.scans:
                 if queue.exclusive and not (queue.active and scan.subscription is queue.subscriptions[0]):
                     continue
-                if scan.chosen or (scan.waiting and scan.room() > 0):
+                if scan.eager:
                     scans.append((queue, scan))
         return claims, scans
 
@@ -513,7 +513,7 @@ class PostgresEngine:
                 return True
             if queue.waiting and queue.scans and not queue.joined:
                 return True
-            if any(scan.chosen or (scan.waiting and scan.room() > 0) for scan in queue.scans):
+            if any(scan.eager for scan in queue.scans):
                 return True
         return False
 
@@ -573,9 +573,9 @@ class PostgresEngine:
         """A message waits for its time."""
         self._keeper.look_for_due()
 
-    def became_ready(self, ids: Sequence[int]) -> None:
+    def became_ready(self, found: Sequence[Ready]) -> None:
         """By our own doing something became ready in these queues."""
-        self._ready([Ready(queue_id) for queue_id in ids])
+        self._ready(found)
 
     def publish_locally(self, message: Message) -> None:
         """Hand a committed topic message to the subscribers in this process."""
@@ -648,7 +648,7 @@ class PostgresEngine:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _ready(self, found: list[Ready] | None) -> None:
+    def _ready(self, found: Sequence[Ready] | None) -> None:
         """Something became ready. None: anywhere."""
         if found is None:
             for queue in self._consumed.values():
@@ -713,13 +713,25 @@ class PostgresEngine:
                 yield queue.id, queue.counts
 
     def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
-        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which."""
-        return [
-            (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
-            for queue in self._consumed.values()
-            if queue.id and queue.id > 0 and not queue.waiting and not queue.paused and queue.capacity()
-            for lane, floor in queue.floors.highest.items()
-        ]
+        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which.
+
+        For selectors never from the beginning, where all lies that they do not match; but what they missed is tried
+        once more."""
+        lanes = []
+        for queue in self._consumed.values():
+            if not queue.id or queue.id < 0 or queue.paused:
+                continue
+            if not queue.waiting and queue.capacity():
+                lanes += [
+                    (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
+                    for lane, floor in queue.floors.highest.items()
+                ]
+            for scan in queue.scans:
+                if scan.try_again():
+                    self._writer.wake()
+                if not scan.waiting and scan.room() > 0:
+                    lanes += [(queue.id, lane, floor) for lane, floor in scan.floors.highest.items()]
+        return lanes
 
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
-from apps.broker.headers import decode_headers
 from apps.broker.postgres.ahead import QUICK, ReadAhead
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.floors import Floors
 from apps.broker.postgres.names import Described
+from apps.broker.postgres.scans import Scan, fields_of
 from apps.broker.postgres.statistics import Counts
 
 if TYPE_CHECKING:
@@ -24,37 +24,6 @@ SHARE_SECONDS = 1.0  # after which a process that is alone is no longer waited f
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
 #: ActiveMQ: a number below zero closes the group; what comes after it goes to anybody ("Message Groups").
 GROUP_ENDS = b"\nJMSXGroupSeq:-"
-
-
-class Scan:
-    """Where a subscription with a selector has come to in its queue.
-
-    Attributes:
-        floors: where it has come to in each lane.
-        waiting: there may be more behind that.
-        chosen: ids of messages that match, to be claimed.
-    """
-
-    __slots__ = ("chosen", "floors", "subscription", "waiting")
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.floors = Floors(LANES)
-        self.waiting = True
-        self.chosen: list[MessageId] = []
-
-    def room(self) -> int:
-        """How many more messages the subscription could take."""
-        return self.subscription.credit - len(self.subscription.held) - len(self.chosen)
-
-    def look_at(self, message_id: MessageId, lane: int, persistent: bool, headers: bytes) -> None:
-        """Choose the message if the selector matches it."""
-        fields = decode_headers(headers)
-        fields.setdefault("priority", str(lane))
-        fields.setdefault("persistent", "true" if persistent else "false")
-        selector = self.subscription.selector
-        if selector is None or selector.matches(fields):
-            self.chosen.append(message_id)
 
 
 class Queue:
@@ -218,8 +187,7 @@ class Queue:
         floor = max(message_id - 1, 0)
         self.floors.lower(floor)
         for scan in self.scans:
-            scan.floors.lower(floor)
-            scan.waiting = True
+            scan.lower(floor)
 
     def expect_groups(self) -> None:
         """There may be messages of groups: what is ready behind another one's back is not known by a floor."""
@@ -251,7 +219,8 @@ class Queue:
             place -= 1
         self.subscriptions.insert(place, subscription)
         if subscription.selector is not None:
-            self.scans.append(Scan(subscription))
+            self.scans.append(Scan(subscription, LANES))
+            self.scans.sort(key=lambda scan: -scan.subscription.priority)
         self.waiting = True
 
     def remove(self, subscription: Subscription) -> None:
@@ -260,6 +229,8 @@ class Queue:
         self.scans = [scan for scan in self.scans if scan.subscription is not subscription]
         for group in [group for group, owner in self.sticky.items() if owner is subscription]:
             del self.sticky[group]
+        if self.grouped:  # what others left to it is theirs again
+            self.lower()
 
     def _served(self) -> Sequence[Subscription]:
         subscriptions = self.subscriptions[:1] if self.exclusive else self.subscriptions
@@ -313,8 +284,10 @@ class Queue:
     def distribute(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Hand messages to the subscriptions, each within its credit: to those of the highest priority in turn, then
         to the next; a group's to who had its last one. Returns what nobody could take."""
+        if self.scans:
+            deliveries = self._to_selectors(deliveries)
         subscriptions = self._served()
-        if len(subscriptions) == 1:
+        if len(subscriptions) == 1 and not self.grouped:
             only = subscriptions[0]
             free = only.credit - len(only.held)
             self.rotation = 1  # who comes next gets the next
@@ -340,11 +313,7 @@ class Queue:
                     continue
                 free_of[index] -= 1
             shares[index].append(delivery)
-            if delivery.group is not None:
-                if GROUP_ENDS in b"\n" + delivery.headers:
-                    self.sticky.pop(delivery.group, None)
-                else:
-                    self._remember(delivery.group, subscriptions[index])
+            self._remember(delivery, subscriptions[index])
         self.rotation = place
         for subscription, share in zip(list(subscriptions), shares, strict=True):
             self._hand(subscription, share)
@@ -353,9 +322,60 @@ class Queue:
     def hand_chosen(self, scan: Scan, deliveries: list[Delivery]) -> list[Delivery]:
         """Hand messages to a subscription with a selector; returns what it cannot take any more."""
         subscription = scan.subscription
-        free = 0 if subscription.closed else subscription.credit - len(subscription.held)
-        self._hand(subscription, deliveries[: max(free, 0)])
-        return deliveries[max(free, 0) :]
+        free = max(0 if subscription.closed else subscription.credit - len(subscription.held), 0)
+        for delivery in deliveries[:free]:
+            self._remember(delivery, subscription)
+        self._hand(subscription, deliveries[:free])
+        return deliveries[free:]
+
+    def look_at(
+        self, scan: Scan, message_id: MessageId, lane: int, persistent: bool, headers: bytes, group: str
+    ) -> None:
+        """Choose a message that may be claimed for that subscription, if its selector matches.
+
+        The one that had the last message of its group goes before, if it has credit and wants it: a consumer with a
+        selector has it chosen for it, to one without it is left."""
+        owner = self.sticky.get(group) if group else None
+        if owner is not None and owner.selector is None and owner.credit > len(owner.held) and owner in self._served():
+            return
+        fields = fields_of(headers, lane, persistent)
+        if owner is not None and owner is not scan.subscription:
+            owning = next((one for one in self._scanning() if one.subscription is owner), None)
+            if owning is not None and owning.room() > 0 and owning.wants(fields):
+                owning.choose(message_id)
+                return
+        if scan.wants(fields):
+            scan.choose(message_id)
+
+    def _scanning(self) -> list[Scan]:
+        """The scans of the subscriptions that may get something."""
+        if self.exclusive:
+            return [scan for scan in self.scans if self.active and scan.subscription is self.subscriptions[0]]
+        return self.scans
+
+    def _to_selectors(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Of what was claimed for others, hand to subscriptions with a selector what they want: if they had the last
+        message of its group, or are of a higher priority than all others that have credit. Returns the rest."""
+        best = max((one.priority for one in self._served() if one.credit > len(one.held)), default=None)
+        rest = []
+        for delivery in deliveries:
+            owner = self.sticky.get(delivery.group) if delivery.group is not None else None
+            found = None
+            fields: dict[str, str] = {}
+            for scan in self._scanning():
+                subscription = scan.subscription
+                before = best is not None and subscription.priority > best and not scan.claiming
+                if (before or subscription is owner) and scan.room() > 0:
+                    fields = fields or fields_of(delivery.headers, delivery.priority, delivery.persistent)
+                    if scan.wants(fields):
+                        found = subscription
+                        break
+            if found is None:
+                rest.append(delivery)
+            else:
+                self._remember(delivery, found)
+                self._hand(found, [delivery])
+        return rest
 
     def _bound(
         self, deliveries: list[Delivery], subscriptions: Sequence[Subscription], free_of: list[int]
@@ -371,7 +391,13 @@ class Queue:
                     bound[number] = index
         return bound
 
-    def _remember(self, group: str, subscription: Subscription) -> None:
+    def _remember(self, delivery: Delivery, subscription: Subscription) -> None:
+        group = delivery.group
+        if group is None:
+            return
+        if GROUP_ENDS in b"\n" + delivery.headers:
+            self.sticky.pop(group, None)
+            return
         self.sticky[group] = subscription
         self.sticky.move_to_end(group)
         if len(self.sticky) > STICKY_GROUPS:

@@ -169,6 +169,12 @@ LATERAL (
     ORDER BY coalesce(m.position, m.id) LIMIT $2::int4) AS found
 LIMIT $2::int4;
 
+-- name: browse_groups
+-- The same for a queue that holds messages of groups: $1 destination, $2 at most so many, $3 priorities, $4 floors. Two further
+-- columns: whether it may be claimed (the first of its group, or of none), and its group.
+SELECT b.id, b.priority, b.persistent, b.headers, b.place, b.first, b.group_key
+FROM msgweb.browse_groups($1::int4, $2::int4, $3::int2[], $4::int8[]) AS b;
+
 -- name: claim_chosen
 -- $1 ids that were found by `browse`, $2 session. Rows as `claim` has them, without those that others have taken meanwhile.
 WITH picked AS MATERIALIZED (
@@ -180,6 +186,11 @@ taken AS (
     RETURNING m.id, m.priority, m.persistent, m.deliveries, m.headers, m.body, m.expires_at IS NOT NULL AS expires,
               coalesce(m.position, m.id) AS place)
 SELECT id, priority, persistent, deliveries, headers, body, expires, place FROM taken ORDER BY priority DESC, place;
+
+-- name: claim_chosen_groups
+-- The same for a queue that holds messages of groups: $1 destination, $2 ids, $3 session. A further column: the message's group.
+SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, false, g.id, g.group_key
+FROM msgweb.claim_chosen_groups($1::int4, $2::int8[], $3::int4) AS g;
 
 -- name: join_queue
 -- $1 destination, $2 session, $3 without waiting for one that is alone: `alone`, `shared` or `wait`.
@@ -213,8 +224,9 @@ DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND
 DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND coalesce(session, 0) = $2::int4;
 
 -- name: ack_special
--- $1 ids, $2 session: of queues that keep messages, and of groups. The destinations in which something became ready.
-SELECT msgweb.ack_special($1::int8[], $2::int4);
+-- $1 ids, $2 session: of queues that keep messages, and of groups. A row for each destination in which something became
+-- ready: its id, the place of the first.
+SELECT a.destination, a.first FROM msgweb.ack_special($1::int8[], $2::int4) AS a;
 
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
