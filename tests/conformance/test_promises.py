@@ -11,9 +11,10 @@ from django.db import connections, transaction
 from apps.broker import outbox
 from apps.broker.engine import Address, Engine, Message, Options, Refusal, Repeat, Unit
 from apps.broker.headers import decode_headers
+from apps.broker.postgres import PostgresEngine
 from msgweb.errors import LimitExceeded
 from tests.conformance.conftest import NAMESPACE, OpenEngine
-from tests.conformance.engines import Recorder, done, send, sync
+from tests.conformance.engines import DEADLINE, Recorder, abandon, done, send, sync
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -471,6 +472,121 @@ def test_consumers_of_higher_priority_come_first(play):
         await send(engine, queue, b"1", b"2", b"3")
         await low.count(1)
         assert (high.bodies, low.bodies) == ([b"1", b"2"], [b"3"])
+
+    play(scenario)
+
+
+def test_consumers_of_higher_priority_come_first_whichever_process_they_are_at(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near), Recorder(far)
+        await done(lambda callback: near.subscribe(queue, low, 100, callback))
+        await send(near, queue, b"before")
+        await low.count(1)
+        one = far.subscribe(queue, high, 3, priority=5)
+        await near_knows(near, queue, 5)
+        for number in range(5):  # two more than the higher one has credit for
+            await send(near if number % 2 else far, queue, b"%d" % number)
+        await high.count(3)
+        await low.count(3)
+        assert (sorted(high.bodies), sorted(low.bodies)) == ([b"0", b"1", b"2"], [b"3", b"4", b"before"])
+        await done(lambda callback: far.ack(one, high.ids, callback))
+        await near_knows(near, queue, 5)
+        await send(near, queue, b"5")
+        await high.count(4)
+        await done(lambda callback: far.unsubscribe(one, callback))  # what it holds is released
+        await low.count(4)
+        await send(far, queue, b"6")
+        await low.count(5)
+        assert low.bodies[3:] == [b"5", b"6"]
+
+    play(scenario)
+
+
+async def near_knows(engine: Engine, queue: Address, bar: int) -> None:
+    """Wait until the process leaves what comes to consumers elsewhere that have this priority."""
+    assert isinstance(engine, PostgresEngine)
+    async with asyncio.timeout(DEADLINE):
+        while engine.queue(queue).ranks.bar != bar:
+            await sync(engine, queue)
+
+
+def test_a_dead_process_is_not_waited_for_whatever_its_consumers_priority(play, conninfo):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near), Recorder(far)
+        near.subscribe(queue, low, 10)
+        far.subscribe(queue, high, 10, priority=9)
+        await near_knows(near, queue, 9)
+        await send(near, queue, b"1")
+        await high.count(1)
+        assert isinstance(far, PostgresEngine)
+        await abandon(far, conninfo)
+        await low.count(1)
+        await send(near, queue, b"2")
+        await low.count(2)
+        assert [delivery.deliveries for delivery in low.deliveries] == [2, 1]
+
+    play(scenario)
+
+
+def test_three_processes_serve_in_the_order_of_their_consumers_priorities(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engines = [await open_engine() for _ in range(3)]
+        consumers = [Recorder(engine) for engine in engines]
+        for priority, engine in enumerate(engines):
+            engine.subscribe(queue, consumers[priority], 2, priority=priority)
+        await near_knows(engines[0], queue, 2)
+        await near_knows(engines[1], queue, 2)
+        for number in range(6):
+            await send(engines[number % 3], queue, b"%d" % number)
+            await consumers[2 - number // 2].count(number % 2 + 1)
+        assert [consumer.bodies for consumer in consumers] == [[b"4", b"5"], [b"2", b"3"], [b"0", b"1"]]
+
+    play(scenario)
+
+
+def test_who_has_credit_by_its_word_and_leaves_a_message_lying_is_not_waited_for(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near, acks=True), Recorder(far, acks=True)
+        near.subscribe(queue, low, 10)
+        far.subscribe(queue, high, 10, priority=1)
+        await near_knows(near, queue, 1)
+        assert isinstance(far, PostgresEngine)
+        flush = far._writer._flush
+        far._writer._flush = lambda: None  # as if its program were stuck, while its lease is renewed
+        await send(near, queue, b"stuck")
+        await low.count(1)
+        far._writer._flush = flush
+        far._writer._scheduled = False
+        far._writer.wake()
+        await near_knows(near, queue, 1)
+        await send(near, queue, b"goes on")
+        await high.count(1)
+        assert (low.bodies, high.bodies) == ([b"stuck"], [b"goes on"])
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_exclusive_consumer_of_higher_priority_takes_over_when_the_other_has_done_what_it_holds(play, elsewhere):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        other = await open_engine() if elsewhere else engine
+        first, second = Recorder(engine), Recorder(other)
+        one = engine.subscribe(queue, first, 1, exclusive=True)
+        await send(engine, queue, b"1", b"2", b"3")
+        await first.count(1)
+        two = other.subscribe(queue, second, 1, priority=1)
+        await sync(other, queue)
+        await sync(engine, queue)
+        assert second.bodies == []  # while the first one works
+        await done(lambda callback: engine.ack(one, first.ids, callback))
+        await second.count(1)
+        await done(lambda callback: other.unsubscribe(two, callback))
+        await first.count(2)
+        assert (first.bodies, second.bodies) == ([b"1", b"2"], [b"2"])
 
     play(scenario)
 

@@ -20,7 +20,8 @@ SCAN_LIMIT = 500  # messages that a selector looks at in one batch
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
 
-Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]]]
+#: Claims and how many, selectors that look or claim, queues of whose consumers others are to hear, or are to be heard.
+Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]], list[Queue]]
 Results = Sequence[pq.abc.PGresult]
 
 
@@ -138,6 +139,10 @@ class Batch:
         for operation in self.operations:
             for queue in operation.shares:  # after what was recalled
                 self._step("share_queue", packing.int4(queue.id or 0), session)
+            for queue in operation.ranks:
+                queue.ranks.told = queue.rank()
+                self._step("set_rank", packing.int4(queue.id or 0), session, *map(packing.int4, queue.ranks.told))
+                self._read_ranks(queue, session)
             if operation.parts:
                 self._step("part_queues", packing.int4_array(operation.parts), session)
         if rejected:
@@ -146,7 +151,7 @@ class Batch:
             self._step("reject", *arrays, reader=self._ready)
             self.delayed = True
             self.contended = True
-        self.claims, self.scans = claimable()
+        self.claims, self.scans, ranked = claimable()
         relaxed = (
             bool(self._steps) and not (self.claims or self.scans) and not any(op.lasting for op in self.operations)
         )
@@ -154,6 +159,8 @@ class Batch:
             self._claim(queue, limit, session)
         for queue, scan in self.scans:
             self._scan(queue, scan, session)
+        for queue in ranked:
+            self._rank(queue, session)
         if self.announce:
             self._announce()
         if not self._steps:
@@ -322,6 +329,9 @@ class Batch:
 
     def _claim(self, queue: Queue, limit: int, session: bytes) -> None:
         identifier = packing.int4(queue.id or 0)
+        if not queue.joined:
+            self._join(queue, session)
+            return
         if queue.exclusive and not queue.active:
 
             def taken(result: pq.abc.PGresult) -> None:
@@ -331,9 +341,6 @@ class Batch:
             queue.waiting = False  # who has it says so when it goes
             self._step("take_exclusive", identifier, session, reader=taken)
             return
-        if not queue.exclusive and not queue.joined:
-            self._join(queue, session)
-            return
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
         queue.claiming = True
         queue.heard = NOTHING
@@ -341,6 +348,7 @@ class Batch:
 
         def claimed(result: pq.abc.PGresult) -> None:
             queue.looked_at = begun
+            queue.spare = result.ntuples < limit
             if result.ntuples >= limit:
                 queue.waiting = True
             if not result.ntuples:
@@ -356,6 +364,7 @@ class Batch:
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares
+        rank = queue.rank()
 
         def joined(result: pq.abc.PGresult) -> None:
             queue.joining = False
@@ -364,13 +373,44 @@ class Batch:
                 queue.wait_for_share()
                 return
             queue.joined = queue.waiting = True
+            queue.ranks.told = rank
             queue.asked_at = None
             queue.alone = answer == b"alone" and queue.shares == shares
 
         queue.waiting = False  # who is alone says when it shares
         queue.joining = True
-        self._step("join_queue", packing.int4(queue.id or 0), session, packing.boolean(queue.impatient), reader=joined)
+        identifier, by_force = packing.int4(queue.id or 0), packing.boolean(queue.impatient)
+        self._step("join_queue", identifier, session, by_force, *map(packing.int4, rank), reader=joined)
+        self._read_ranks(queue, session)
         self.contended = True
+
+    def _read_ranks(self, queue: Queue, session: bytes) -> None:
+        def read(result: pq.abc.PGresult) -> None:
+            value = result.get_value
+            queue.ranks.learn(
+                (
+                    packing.unpack_int(value(row, 0)),
+                    packing.unpack_int(value(row, 1)),
+                    packing.unpack_int(value(row, 2)),
+                )
+                for row in range(result.ntuples)
+            )
+            queue.waiting = True
+
+        self._step("ranks", packing.int4(queue.id or 0), session, reader=read)
+
+    def _rank(self, queue: Queue, session: bytes) -> None:
+        if queue.ranks.stale:
+            self._read_ranks(queue, session)
+            return
+        bid = queue.bid()
+        if bid is None:
+            return
+
+        def said(_: pq.abc.PGresult) -> None:
+            queue.ranks.said = bid
+
+        self._step("bid", packing.int4(queue.id or 0), session, packing.int4(bid), reader=said)
 
     def _scan(self, queue: Queue, scan: Scan, session: bytes) -> None:
         chosen = scan.claim()

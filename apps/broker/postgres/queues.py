@@ -10,6 +10,7 @@ from apps.broker.postgres.ahead import QUICK, ReadAhead
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.floors import Floors
 from apps.broker.postgres.names import Described
+from apps.broker.postgres.ranks import ANY_RANK, NO_RANK, Ranks
 from apps.broker.postgres.scans import Scan, fields_of
 from apps.broker.postgres.statistics import Counts
 
@@ -40,6 +41,7 @@ class Queue:
         unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready
             by this process's doing since it told the others.
         lowered: how often that happened.
+        ranks: the priorities of its consumers here and elsewhere.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
         active: this session is the consumer of the exclusive queue.
@@ -55,6 +57,7 @@ class Queue:
         gathered_at: the value of `lowered` when that began.
         ahead: what was claimed beyond the credit of the subscriptions.
         settling: of the messages that waited for one more batch, the share that was acked by then, of late.
+        spare: the last claim found less than there was credit for.
         watched: somebody will look whether it still moves.
     """
 
@@ -81,11 +84,13 @@ class Queue:
         "mean_size",
         "owned",
         "paused",
+        "ranks",
         "recalled",
         "rotation",
         "scans",
         "settling",
         "shares",
+        "spare",
         "special",
         "sticky",
         "subscriptions",
@@ -111,6 +116,7 @@ class Queue:
         self.unannounced = NOTHING
         self.unannounced_priority = LANES[-1]
         self.paused = False
+        self.ranks = Ranks()
         self.exclusive = False
         self.special = False
         self.keeps = False
@@ -129,6 +135,7 @@ class Queue:
         self.asked_at: float | None = None  # when one that is alone was asked to share
         self.watched = False
         self.settling = 1.0
+        self.spare = True
         self.sticky: OrderedDict[str, Subscription] = OrderedDict()
         self.counts = Counts()
 
@@ -178,6 +185,7 @@ class Queue:
         """Others are to be asked anew, before anything is claimed."""
         if not self.owned:
             self.joined = self.alone = False
+        self.ranks.reset()
         self.asked_at = None
 
     def lower(self, message_id: int = 0) -> None:
@@ -232,16 +240,65 @@ class Queue:
         if self.grouped:  # what others left to it is theirs again
             self.lower()
 
+    # -- whose turn it is
+
+    def rank(self) -> tuple[int, int]:
+        """The highest priority of its local subscriptions that others have to heed, and the lowest of all."""
+        heeded = [one.priority for one in self.subscriptions if one.selector is None or self.exclusive]
+        return max(heeded, default=NO_RANK), min((one.priority for one in self.subscriptions), default=ANY_RANK)
+
+    def bid(self) -> int | None:
+        """The highest priority for which there is credit here, if the others are to hear of it now."""
+        ranks = self.ranks
+        if self.exclusive or not ranks.heeded:
+            return None
+        free = [one.priority for one in self.subscriptions if one.selector is None and one.credit > len(one.held)]
+        now = max(free, default=NO_RANK)
+        if ranks.said is None:
+            return now
+        if now > ranks.said:
+            return now if self.spare else None
+        return now if now < ranks.said and self.waiting and not self.capacity() else None
+
+    @property
+    def yields(self) -> bool:
+        """Whether it is exclusive, this process's, and a consumer of a higher priority waits for it elsewhere."""
+        return self.exclusive and self.active and self.ranks.outranked(self.rank()[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is held here, nor about to be."""
+        return not (self.claiming or self.ahead or any(one.held for one in self.subscriptions))
+
+    @property
+    def barred(self) -> bool:
+        """Whether something may wait that there is credit for here, and is left to others of a higher priority."""
+        return self.waiting and self.ranks.bar > NO_RANK and not self.capacity() and bool(self._free(self._served()))
+
     def _served(self) -> Sequence[Subscription]:
-        subscriptions = self.subscriptions[:1] if self.exclusive else self.subscriptions
+        """The subscriptions without a selector that may get something."""
+        subscriptions = self._foremost() if self.exclusive else self.subscriptions
         if self.scans:
             return [subscription for subscription in subscriptions if subscription.selector is None]
         return subscriptions
 
+    def _foremost(self) -> Sequence[Subscription]:
+        """The one of an exclusive queue whose turn it is: when those before it have done what they hold."""
+        if self.yields or any(one.held for one in self.subscriptions[1:]):
+            return ()
+        return self.subscriptions[:1]
+
     def capacity(self) -> int:
-        """How many messages the local subscriptions could take now."""
+        """How many messages the local subscriptions could take now, without passing over others elsewhere."""
+        subscriptions = self._served()
+        if self.ranks.bar > NO_RANK and not self.exclusive:
+            subscriptions = [one for one in subscriptions if one.priority >= self.ranks.bar]
+        return self._free(subscriptions)
+
+    @staticmethod
+    def _free(subscriptions: Sequence[Subscription]) -> int:
         total = 0
-        for subscription in self._served():
+        for subscription in subscriptions:
             free = subscription.credit - len(subscription.held)
             if free > 0:
                 total += free
@@ -266,7 +323,7 @@ class Queue:
             return ahead.merged(deliveries)
         keep = keep and self.reads_ahead
         now = time.monotonic()
-        room = self.capacity()
+        room = self._free(self._served())  # what is claimed is claimed, whoever has credit elsewhere meanwhile
         if keep and not ahead and now - ahead.moved < QUICK:
             ahead.grow(room)
         whole = ahead.merged(deliveries)
@@ -340,18 +397,20 @@ class Queue:
             return
         fields = fields_of(headers, lane, persistent)
         if owner is not None and owner is not scan.subscription:
-            owning = next((one for one in self._scanning() if one.subscription is owner), None)
+            owning = next((one for one in self.scanning() if one.subscription is owner), None)
             if owning is not None and owning.room() > 0 and owning.wants(fields):
                 owning.choose(message_id)
                 return
         if scan.wants(fields):
             scan.choose(message_id)
 
-    def _scanning(self) -> list[Scan]:
+    def scanning(self) -> list[Scan]:
         """The scans of the subscriptions that may get something."""
         if self.exclusive:
-            return [scan for scan in self.scans if self.active and scan.subscription is self.subscriptions[0]]
-        return self.scans
+            foremost = self._foremost() if self.active else ()
+            return [scan for scan in self.scans if scan.subscription in foremost]
+        bar = self.ranks.bar
+        return [scan for scan in self.scans if scan.subscription.priority >= bar] if bar > NO_RANK else self.scans
 
     def _to_selectors(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Of what was claimed for others, hand to subscriptions with a selector what they want: if they had the last
@@ -362,7 +421,7 @@ class Queue:
             owner = self.sticky.get(delivery.group) if delivery.group is not None else None
             found = None
             fields: dict[str, str] = {}
-            for scan in self._scanning():
+            for scan in self.scanning():
                 subscription = scan.subscription
                 before = best is not None and subscription.priority > best and not scan.claiming
                 if (before or subscription is owner) and scan.room() > 0:

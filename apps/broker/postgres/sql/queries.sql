@@ -193,8 +193,21 @@ SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, false, g
 FROM msgweb.claim_chosen_groups($1::int4, $2::int8[], $3::int4) AS g;
 
 -- name: join_queue
--- $1 destination, $2 session, $3 without waiting for one that is alone: `alone`, `shared` or `wait`.
-SELECT msgweb.join_queue($1::int4, $2::int4, $3::bool);
+-- $1 destination, $2 session, $3 without waiting for one that is alone, $4 and $5 the highest and the lowest priority of its
+-- consumers: `alone`, `shared` or `wait`.
+SELECT msgweb.join_queue($1::int4, $2::int4, $3::bool, $4::int4, $5::int4);
+
+-- name: ranks
+-- $1 destination, $2 session: the others that consume it, with the highest and the lowest priority of their consumers.
+SELECT c.session, c.highest, c.lowest FROM msgweb.consumer c WHERE c.destination = $1::int4 AND c.session <> $2::int4;
+
+-- name: set_rank
+-- $1 destination, $2 session, $3 and $4 the highest and the lowest priority of its consumers now.
+SELECT msgweb.set_rank($1::int4, $2::int4, $3::int4, $4::int4);
+
+-- name: bid
+-- $1 destination, $2 session, $3 the highest priority for which it has credit.
+SELECT pg_notify('msgweb_session', 'bid:' || $1::int4 || ':' || $2::int4 || ':' || $3::int4);
 
 -- name: share_queue
 -- $1 destination, $2 session: it is alone no longer.
@@ -202,7 +215,7 @@ SELECT msgweb.share_queue($1::int4, $2::int4);
 
 -- name: part_queues
 -- $1 destinations that the session $2 does not consume any more.
-DELETE FROM msgweb.consumer WHERE destination = ANY ($1::int4[]) AND session = $2::int4;
+SELECT msgweb.part_queues($1::int4[], $2::int4);
 
 -- name: take_exclusive
 -- $1 destination, $2 session: whether the session may consume it.
