@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import logging
 import socket
 import ssl
 import struct
@@ -234,6 +235,38 @@ def websocket(running: RunningGateway, path: str = "/ws", **options: object) -> 
     host = "localhost" if "ssl" in options else "127.0.0.1"
     with connect(f"{scheme}://{host}:{running.port}{path}", proxy=None, compression=None, **options) as client:  # type: ignore[arg-type]
         yield client
+
+
+def test_what_is_no_websocket_is_recognised_and_ended(
+    serve: Callable[..., RunningGateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve("ws://127.0.0.1:0")
+    with caplog.at_level(logging.INFO):
+        for stomp in (b"CONNECT\naccept-version:1.2\n\n\0", b"\r\nSTOMP\r\n"):
+            client = running.client()
+            client.write(stomp)
+            client.expect_error("stomp_on_websocket_port")
+            client.expect_end()
+        client = running.client()
+        client.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500)
+        client.expect_end()
+        until(lambda: "tls_on_plain_port" in caplog.text, SECONDS, "one line in the log")
+        assert caplog.text.count("reason=stomp_on_websocket_port") == 2
+
+
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\n\r\n", LOGIN, b"\x80 is nothing that anybody speaks, and long enough for a record"]
+)
+def test_what_is_no_tls_is_ended_and_logged(
+    serve: Callable[..., RunningGateway], files: Files, caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    running = serve(f"stomps://127.0.0.1:0?{files.query}")
+    with caplog.at_level(logging.INFO):
+        client = running.client()
+        client.write(said)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.socket.recv(100) == b""
+        until(lambda: "plaintext_on_tls_port" in caplog.text, SECONDS, "one line in the log")
 
 
 def test_a_browser_speaks_text_and_gets_text(serve: Callable[..., RunningGateway], queue: str) -> None:
