@@ -17,6 +17,7 @@ from apps.stomp.gateway.errors import LoginTimeout, NotSupported, TooMany
 from apps.stomp.gateway.hoards import SMALL
 from apps.stomp.gateway.listeners import Listener
 from apps.stomp.gateway.ports import Principal, QueuePort
+from apps.stomp.gateway.preparing import PREPARATION, SelectorReading, prepare
 from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVER = f"Msgweb/{__version__}"
-WAITING = frozenset({"declaration"})  # holds that keep back what was read already
+WAITING = frozenset({PREPARATION})  # holds that keep back what was read already
 KEEPING = WAITING | {"log-in"}  # the same; here it is the core that keeps it
 
 
@@ -276,7 +277,7 @@ class ClientConnection(Channel):
                 else:
                     self._handle_other(event)
             except (MsgwebError, StompError) as error:
-                self._refuse(error, event.receipt if not isinstance(event, Connect) else None)
+                self.refuse(error, event.receipt if not isinstance(event, Connect) else None)
             except Exception:  # a fault of ours: this client is told, and nobody else notices
                 logger.exception("a frame of %s could not be handled", self.peer_name)
                 self.end(MsgwebError("the server failed at this frame; its log says why"))
@@ -319,44 +320,16 @@ class ClientConnection(Channel):
         then: Callable[[], None],
         otherwise: Callable[[], None] = lambda: None,
     ) -> None:
-        """See that a queue has these settings, then go on; what the client says meanwhile waits.
-
-        Args:
-            then, otherwise: one of them is called.
+        """See that a queue has these settings, then go on: see `prepare`.
 
         Raises:
             NotSupported: nobody here can.
         """
-        queues = self.queues
-        self.wait_for("declaration")
-        self.start_task(self._declare(queues, queue, settings, receipt, then, otherwise))
-
-    async def _declare(
-        self,
-        queues: QueuePort,
-        queue: Address,
-        settings: Mapping[str, Any],
-        receipt: bytes | None,
-        then: Callable[[], None],
-        otherwise: Callable[[], None],
-    ) -> None:
-        try:
-            await queues.declare(queue.namespace, queue.name, settings)
-            if not (self._ending or self._refused):
-                then()
-        except MsgwebError as error:
-            otherwise()
-            self._refuse(error, receipt)
-        except Exception:  # a fault of ours, see `_handle`
-            logger.exception("a declaration by %s failed", self.peer_name)
-            otherwise()
-            self.end(MsgwebError("the server failed at a declaration; its log says why"))
-        finally:
-            self.release_hold("declaration")
+        prepare(self, self.queues.declare(queue.namespace, queue.name, settings), receipt, then, otherwise)
 
     def _sent_without_receipt(self, error: MsgwebError | None) -> None:
         if error is not None:
-            self._refuse(error, None)
+            self.refuse(error, None)
 
     # -- log-in
 
@@ -385,14 +358,18 @@ class ClientConnection(Channel):
     def _violation(self, event: Violation) -> None:
         error = event.error
         if isinstance(error, NotStomp):
-            self._reason = error.code
-            if error.answer:
-                self.write(error.answer)
-            self._finish()
+            self.stranger(error)
         else:
-            self._refuse(error, event.receipt, fatal=event.fatal)
+            self.refuse(error, event.receipt, fatal=event.fatal)
 
-    def _refuse(self, error: MsgwebError | StompError, receipt: bytes | None, fatal: bool = False) -> None:
+    def stranger(self, error: NotStomp) -> None:
+        """Another protocol is spoken here: say so in its own, and close."""
+        self._reason = error.code
+        if error.answer:
+            self.write(error.answer)
+        self._finish()
+
+    def refuse(self, error: MsgwebError | StompError, receipt: bytes | None, fatal: bool = False) -> None:
         """ERROR, once the frames before it are answered; then the end, except where clients expect to go on.
 
         While the database does not answer, earlier frames may stay without an answer: then it goes out before theirs.
@@ -421,7 +398,7 @@ class ClientConnection(Channel):
 
     def end(self, error: MsgwebError) -> None:
         """Say why, and close."""
-        self._refuse(error, None, fatal=True)
+        self.refuse(error, None, fatal=True)
 
     @property
     def quiet(self) -> bool:
@@ -505,6 +482,11 @@ class ClientConnection(Channel):
         if self._gateway.queues is None:
             raise NotSupported("this gateway has no access to the settings of queues")
         return self._gateway.queues
+
+    @property
+    def selectors(self) -> SelectorReading:
+        """For long selectors."""
+        return self._gateway.selectors
 
     @property
     def principal(self) -> Principal | None:

@@ -10,6 +10,7 @@ from apps.broker.headers import decode_headers
 from apps.stomp.gateway import declarations, features, permitted, wishes
 from apps.stomp.gateway.destinations import Job, Target, Task, Temporary, check_subscribable, parse_destination, written
 from apps.stomp.gateway.errors import TooMany
+from apps.stomp.gateway.preparing import prepare
 from apps.stomp.gateway.subscriptions import ClientSubscription
 from apps.stomp.gateway.wishes import NO_WISH, SubscriptionWish
 from apps.stomp.protocol.events import AckMode, Subscribe, Unsubscribe
@@ -74,6 +75,16 @@ class Receiving:
         Raises:
             MsgwebError: it cannot be; the id is free again.
         """
+        connection = self._connection
+        selector = wishes.selector_of(event.headers)
+        if connection.selectors.is_long(selector):
+            free = partial(connection.core.drop_subscription, event.id)
+            read = connection.selectors.read(selector, connection)
+            prepare(connection, read, event.receipt, partial(self._subscribe, event), free)
+        else:
+            self._subscribe(event)
+
+    def _subscribe(self, event: Subscribe) -> None:
         connection = self._connection
         options = connection.options
         try:

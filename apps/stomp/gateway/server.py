@@ -15,6 +15,7 @@ from apps.stomp.gateway.figures import Figures
 from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.gateway.listeners import BadListener, Listener
 from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
+from apps.stomp.gateway.preparing import SelectorReading
 from apps.stomp.gateway.status import StatusProtocol
 from apps.stomp.gateway.subscriptions import TopicFrames
 from apps.stomp.gateway.supervision import Supervision
@@ -40,6 +41,7 @@ class Gateway:
         connections: those that are open.
         usages: what the keys of these connections use.
         hoards: what they keep unfinished.
+        selectors: reads the long ones of their subscriptions.
         figures: what it has counted.
         listening: where.
         draining: nothing new is brought to anybody.
@@ -63,6 +65,7 @@ class Gateway:
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
         self.hoards = Hoards()
+        self.selectors = SelectorReading()
         self.figures = Figures(self)
         self.supervision = Supervision(self)
         self.traces = Traces(self.supervision.publish)
