@@ -431,22 +431,26 @@ class Batch:
         if scan.waiting and scan.room() > len(chosen):
             scan.waiting = False
             statement = "browse_groups" if queue.grouped else "browse"
-            floors = packing.int8_array(scan.floors.start(time.monotonic()))
+            floors = packing.int8_array(scan.floors.start(time.monotonic(), far=scan.far))
             reader = partial(self._browsed, queue, scan)
             self._step(statement, identifier, packing.int4(SCAN_LIMIT), _LANES, floors, reader=reader)
 
     def _browsed(self, queue: Queue, scan: Scan, result: pq.abc.PGresult) -> None:
         value = result.get_value
-        scan.waiting = scan.waiting or result.ntuples >= SCAN_LIMIT
+        grouped = result.nfields > 6
+        far, scan.far = scan.far, result.ntuples >= SCAN_LIMIT
+        scan.waiting = scan.waiting or scan.far
         for row in range(result.ntuples):
             place = packing.unpack_int(value(row, 4))
-            if scan.room() <= 0 or scan.floors.reaches(place):
+            settled = value(row, 5) == b"\x01"
+            scan.far = scan.far and settled
+            if scan.room() <= 0 or scan.floors.reaches(place) or (far and not settled):
                 scan.waiting = True
                 break
             lane = packing.unpack_int(value(row, 1))
             scan.floors.lift(lane, place)
-            if result.nfields == 5 or value(row, 5) == b"\x01":
-                group = (value(row, 6) or b"").decode() if result.nfields > 5 else ""
+            if not grouped or value(row, 6) == b"\x01":
+                group = (value(row, 7) or b"").decode() if grouped else ""
                 identifier = MessageId(packing.unpack_int(value(row, 0)))
                 queue.look_at(scan, identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"", group)
 

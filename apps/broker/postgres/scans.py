@@ -13,6 +13,7 @@ class Scan:
     """Where a subscription with a selector has come to in its queue.
 
     Attributes:
+        far: the last look found as much as one may, all of it sent some time ago: the end of the queue is far.
         floors: where it has come to in each lane.
         waiting: there may be more behind that.
         chosen: ids of messages that match, to be claimed.
@@ -20,12 +21,13 @@ class Scan:
         missed: those that could not be claimed: whoever was at work on them has them now, or gives up.
     """
 
-    __slots__ = ("chosen", "claiming", "floors", "missed", "subscription", "waiting")
+    __slots__ = ("chosen", "claiming", "far", "floors", "missed", "subscription", "waiting")
 
     def __init__(self, subscription: Subscription, lanes: tuple[int, ...]) -> None:
         self.subscription = subscription
         self.floors = Floors(lanes)
         self.waiting = True
+        self.far = False
         self.chosen: list[MessageId] = []
         self.claiming = False
         self.missed: list[MessageId] = []
@@ -56,6 +58,7 @@ class Scan:
 
     def lower(self, floor: int) -> None:
         """Something may be ready behind that place."""
+        self.far = False
         self.floors.lower(floor)
         self.waiting = True
 

@@ -57,12 +57,13 @@ BEGIN
         ORDER BY h.priority DESC, h.id;
 END $$;
 
--- For a consumer with a selector at a queue that holds messages of groups: what is ready behind the floors, in order, and
--- whether it may be claimed (`first`). What has to wait is parked, so that it is looked at once. The locks of the groups in
+-- For a consumer with a selector at a queue that holds messages of groups: what is ready behind the floors, in order, whether
+-- it was sent more than a tenth of a second ago (`settled`), and whether it may be claimed (`first`). What has to wait is parked, so that it is looked at once. The locks of the groups in
 -- which that happens are held until the end of the transaction: whoever passed over them meanwhile is woken.
 -- Locks: the parked rows, and (trying only) the locks of their groups. Claims nothing.
 CREATE FUNCTION msgweb.browse_groups(of_destination integer, most integer, priorities smallint[], floors bigint[])
-RETURNS TABLE (id bigint, priority smallint, persistent boolean, headers bytea, place bigint, first boolean, group_key text)
+RETURNS TABLE (id bigint, priority smallint, persistent boolean, headers bytea, place bigint, settled boolean, first boolean,
+               group_key text)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -72,7 +73,8 @@ BEGIN
     FOR candidate IN
         SELECT found.* FROM unnest(priorities, floors) AS lane (priority, floor),
         LATERAL (
-            SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place, m.group_key
+            SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place, m.group_key,
+                   m.enqueued_at < clock_timestamp() - interval '0.1 s' AS settled
             FROM msgweb.message m
             WHERE m.destination = of_destination AND m.session IS NULL AND m.priority = lane.priority
               AND coalesce(m.position, m.id) > lane.floor AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
@@ -95,6 +97,7 @@ BEGIN
         persistent := candidate.persistent;
         headers := candidate.headers;
         place := candidate.place;
+        settled := candidate.settled;
         group_key := candidate.group_key;
         RETURN NEXT;
     END LOOP;

@@ -159,11 +159,13 @@ FROM msgweb.claim_groups($1::int4, $2::int4, $3::int4) AS g;
 
 -- name: browse
 -- For a consumer with a selector: $1 destination, $2 at most so many, $3 priorities, $4 for each of them an id after which
--- to look. Rows in order: id, priority, persistent, headers, place in the order. Locks nothing.
-SELECT found.id, found.priority, found.persistent, found.headers, found.place
+-- to look. Rows in order: id, priority, persistent, headers, place in the order, whether it was sent more than a tenth of a
+-- second ago. Locks nothing.
+SELECT found.id, found.priority, found.persistent, found.headers, found.place, found.settled
 FROM unnest($3::int2[], $4::int8[]) AS lane (priority, floor),
 LATERAL (
-    SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place FROM msgweb.message m
+    SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place,
+           m.enqueued_at < clock_timestamp() - interval '0.1 s' AS settled FROM msgweb.message m
     WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND coalesce(m.position, m.id) > lane.floor
       AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
     ORDER BY coalesce(m.position, m.id) LIMIT $2::int4) AS found
@@ -172,7 +174,7 @@ LIMIT $2::int4;
 -- name: browse_groups
 -- The same for a queue that holds messages of groups: $1 destination, $2 at most so many, $3 priorities, $4 floors. Two further
 -- columns: whether it may be claimed (the first of its group, or of none), and its group.
-SELECT b.id, b.priority, b.persistent, b.headers, b.place, b.first, b.group_key
+SELECT b.id, b.priority, b.persistent, b.headers, b.place, b.settled, b.first, b.group_key
 FROM msgweb.browse_groups($1::int4, $2::int4, $3::int2[], $4::int8[]) AS b;
 
 -- name: claim_chosen
