@@ -183,8 +183,7 @@ END $$;
 
 -- Delete what is done with, keep what its queue keeps, and let the next of its group come.
 -- Locks: the groups of the messages, in order. Returns what became ready: destinations, and in each the earliest id.
-DROP FUNCTION msgweb.ack_special(bigint[], integer);
-CREATE FUNCTION msgweb.ack_special(ids bigint[], of_session integer, OUT destination integer, OUT first bigint)
+CREATE FUNCTION msgweb.ack_and_advance(ids bigint[], of_session integer, OUT destination integer, OUT first bigint)
 RETURNS SETOF record LANGUAGE plpgsql AS $$
 DECLARE
     ended    record;
@@ -218,3 +217,8 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 END $$;
+
+-- The same for processes of the version before, which run on while others are deployed: in which destinations alone.
+CREATE OR REPLACE FUNCTION msgweb.ack_special(ids bigint[], of_session integer) RETURNS integer[] LANGUAGE sql AS $$
+    SELECT coalesce(array_agg(a.destination), '{}') FROM msgweb.ack_and_advance(ids, of_session) AS a
+$$;

@@ -241,7 +241,7 @@ DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AN
 -- name: ack_special
 -- $1 ids, $2 session: of queues that keep messages, and of groups. A row for each destination in which something became
 -- ready: its id, the place of the first.
-SELECT a.destination, a.first FROM msgweb.ack_special($1::int8[], $2::int4) AS a;
+SELECT a.destination, a.first FROM msgweb.ack_and_advance($1::int8[], $2::int4) AS a;
 
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.
