@@ -170,6 +170,13 @@ def flood(context: JobContext, *, lines: int) -> None:
 
 
 by_others_again = external_task(name="samples.by_others_again", queue="samples.outside", max_attempts=2, expires=60)
+parcels = external_task(
+    name="samples.parcels",
+    queue="shop.parcels",
+    required=("order",),
+    optional=("parcels", "seconds"),
+    concurrency=Concurrency(2, "order {order}"),
+)
 outside_twos = external_task(
     name="samples.outside_twos",
     queue="samples.outside",
