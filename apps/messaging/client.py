@@ -1,6 +1,5 @@
 """The verbs: fire-and-forget, publish-subscribe, request-reply, consume (Enterprise Integration Patterns)."""
 
-import json
 import logging
 import os
 import random
@@ -514,8 +513,9 @@ class Messaging:
 
     def _on_message(self, connection: Connection, headers: dict[str, str], data: bytes) -> None:
         if headers.get("subscription") == JOB_CONTROL:
-            told = Told(headers["job-attempt"], headers["job-event"] == "over", json.loads(data)["reason"])
-            connection.told[headers["job-id"]] = told
+            over = headers.get("job-event") == "over"
+            told = Told(headers.get("job-attempt", ""), over, headers.get("reason", "cancelled"))
+            connection.told[headers.get("job-id", "")] = told
             return
         told_of = partial(_told_of, connection, headers.get("job-attempt", ""))
         message = Message(headers.get("destination", ""), headers, data, self._answer, told_of)

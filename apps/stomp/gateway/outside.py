@@ -438,7 +438,8 @@ class OutsideWork:
         connection = self._connection
         if not self.controls or connection.lost:
             return
-        headers = {"job-id": job, "job-attempt": attempt, "job-event": event, "content-type": "application/json"}
+        headers = {"job-id": job, "job-attempt": attempt, "job-event": event, "reason": why}
+        headers["content-type"] = "application/json"
         body = {"reason": why} if grace is None else {"reason": why, "grace": grace}
         lines, data = encode_headers(headers), json.dumps(body).encode()
         self._control_count += 1

@@ -261,11 +261,10 @@ final class Connection
         if (($frame->headers['subscription'] ?? '') !== self::CONTROL || $this->told === null) {
             return false;
         }
-        $body = json_decode((string) $frame->body, true);
-        $this->told[(string) $frame->headers['job-id']] = new Told(
-            (string) $frame->headers['job-attempt'],
-            $frame->headers['job-event'] === 'over',
-            (string) ($body['reason'] ?? 'cancelled')
+        $this->told[(string) ($frame->headers['job-id'] ?? '')] = new Told(
+            (string) ($frame->headers['job-attempt'] ?? ''),
+            ($frame->headers['job-event'] ?? '') === 'over',
+            (string) ($frame->headers['reason'] ?? 'cancelled')
         );
         return true;
     }
