@@ -253,6 +253,22 @@ def test_jobs_that_ended_or_were_given_another_message_are_not_handed_out(gatewa
     left(gateway, 1)
 
 
+def test_a_worker_may_miss_its_beats_while_it_has_a_job_though_it_acknowledged_first(
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("apps.stomp.protocol.heartbeat.TOLERANCE_MS", 500)
+    job = ask(gateway)
+    client = gateway.client()
+    client.connect(heart_beat="100,0")
+    client.send("SUBSCRIBE", destination=QUEUE, id="w", ack="client-individual")
+    message = client.expect("MESSAGE")
+    client.confirmed("ACK", id=message["ack"])
+    assert client.silent(1.5)  # more than twice as long as it may be silent while it does nothing
+    client.confirmed("SEND", b"1", destination=message["reply-to"])
+    become(job, state="succeeded")
+    client.expect_error("heart_beat_missed")
+
+
 # -- cancel and timeout
 
 

@@ -435,11 +435,10 @@ class ClientConnection(Channel):
     def quiet(self) -> bool:
         """Whether nothing is under way that the client would want to finish."""
         return not (
-            self.held
+            self.at_work
             or self.receipts.waiting
             or self.acknowledging.transactions
             or self.sending.errands
-            or (self.work is not None and self.work.busy)
             or self.holds
             or self._later
             or self.core.kept
@@ -535,6 +534,11 @@ class ClientConnection(Channel):
     def subscriber(self) -> wishes.Subscriber:
         """Who makes durable subscriptions here."""
         return wishes.Subscriber(self.entered.login, self.client_id)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the client has something that it works on: unacked messages, or jobs, acknowledged or not."""
+        return bool(self.held) or (self.work is not None and self.work.busy)
 
     @property
     def said_goodbye(self) -> bool:
