@@ -170,6 +170,22 @@ def flood(context: JobContext, *, lines: int) -> None:
 
 
 by_others_again = external_task(name="samples.by_others_again", queue="samples.outside", max_attempts=2, expires=60)
+parcels = external_task(
+    name="samples.parcels",
+    queue="shop.parcels",
+    required=("order",),
+    optional=("parcels", "seconds"),
+    concurrency=Concurrency(2, "order {order}"),
+)
+outside_twos = external_task(
+    name="samples.outside_twos",
+    queue="samples.outside",
+    required=("customer",),
+    concurrency=Concurrency(2, "outside {customer}"),
+)
+outside_paced = external_task(name="samples.outside_paced", queue="samples.outside", rate=Rate(2, per=60))
+outside_quick = external_task(name="samples.outside_quick", queue="samples.outside", timeout=0.05, max_attempts=2)
+outside_once = external_task(name="samples.outside_once", queue="samples.outside", on_worker_death="fail")
 by_others = external_task(name="samples.by_others", queue="samples.outside", required=("order",), optional=("note",))
 
 

@@ -107,9 +107,18 @@ class Ledger:
     def begin(self, start: Start, begun: Begun) -> None:
         """Record that an attempt begins. Only when `begun` is called with a `Started` may it begin."""
         earlier = self._starts.get(start.job)
-        self._starts[start.job] = (start, begun)
-        if earlier is not None:
-            earlier[1](NotStarted("stale"))  # the session was lost and the message came again
+        void = None
+        if earlier is None or earlier[0].ticket <= start.ticket:
+            self._starts[start.job] = (start, begun)
+            if earlier is not None:
+                void = earlier[1]
+        else:
+            void = begun
+        if void is not None:
+            # Of two messages of a job the one with the lower ticket is void; of two deliveries of one message, the
+            # earlier: its session was lost.
+            again = earlier is not None and earlier[0].ticket == start.ticket
+            asyncio.get_running_loop().call_soon(void, NotStarted("stale" if again else "final"))
         self._wake(urgent=True)
 
     def note(self, note: LogLine | Mark) -> None:
@@ -191,8 +200,12 @@ class Ledger:
         self._settle(batch, written)
 
     def _settle(self, batch: Batch, written: Written) -> None:
+        tickets = {start.job: start.ticket for start in batch.starts}
         for job, answer in written.starts.items():
-            self._starts.pop(job)[1](answer)
+            if self._starts[job][0].ticket == tickets[job]:
+                self._starts.pop(job)[1](answer)
+            else:  # another message of the job has come meanwhile: it is yet to be asked about
+                self._wake(urgent=True)
         for run, (state, failures) in written.finishes.items():
             self._finishes.pop(run)[1](Ended(state, failures))
         if written.refused:

@@ -269,7 +269,13 @@ class Progress(models.Model):
 
 
 class Attempt(models.Model):
-    """One run of a job by one worker."""
+    """One run of a job by one worker.
+
+    Attributes:
+        worker: the session of the worker; of the gateway, if a consumer of its works on it; None: nobody holds it.
+        host: where; or who, if that is a consumer of a gateway.
+        pid: the process of the worker; None: a consumer outside.
+    """
 
     class Outcome(models.TextChoices):
         SUCCEEDED = "succeeded"

@@ -43,12 +43,16 @@ class Start:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
         ticket: the message's: of a job that was given a new message since, the old one is void.
+        namespace: whose job it must be; None: whosever.
+        outside: who does the work, for people, where that is no process of the worker's own.
     """
 
     job: UUID
     delivery: int
     worker: int
     ticket: int = 0
+    namespace: str | None = None
+    outside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +220,13 @@ class Recorder:
         changed = {*taken, *blocked, *(note.run.job for note in notes), *(job for job, _ in ends)}
         told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
         asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
-        workers = {start.worker for start in taken.values()}
-        steps = [self._starting(list(taken.values()), worker) for worker in workers]
+        workers = list({(start.worker, start.outside) for start in taken.values()})
+        steps = [self._starting(list(taken.values()), *worker) for worker in workers]
         steps += _noting(notes, marks)
         if ends:
             steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
         results = await self._statements.run(steps if asked else [*steps, *told])
-        for worker, begun in zip(workers, results, strict=False):
+        for (worker, _), begun in zip(workers, results, strict=False):
             for job, attempt, *what in begun:
                 written.starts[job] = Started(Run(job, attempt, worker), *what)
         outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
@@ -250,6 +254,8 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
+            elif start.namespace is not None and row[1] != start.namespace:
+                written.starts[start.job] = NotStarted("missing")
             elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
@@ -280,14 +286,14 @@ class Recorder:
                 written.put_off.add(job)
         return blocked
 
-    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
-        mine = [start for start in taken if start.worker == worker]
+    def _starting(self, taken: Sequence[Start], worker: int, outside: str | None) -> Step:
+        mine = [start for start in taken if (start.worker, start.outside) == (worker, outside)]
         return "start", {
             "ids": [start.job for start in mine],
             "deliveries": [start.delivery for start in mine],
             "worker": worker,
-            "host": self._host,
-            "pid": self._pid,
+            "host": self._host if outside is None else outside[:255],
+            "pid": self._pid if outside is None else None,
         }
 
     async def _tell_askers(

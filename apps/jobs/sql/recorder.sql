@@ -128,6 +128,11 @@ SELECT id, verdict FROM msgweb.admit_jobs(%(ids)s::uuid[])
 --   ids uuid[]
 SELECT id FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) AND cancel_requested_at IS NOT NULL
 
+-- name: attempts_of
+-- What became of jobs that a gateway's consumers work on, and whether somebody wants them cancelled.
+--   ids uuid[]
+SELECT id, attempt, worker, state, cancel_requested_at IS NOT NULL FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
+
 -- name: namespaces
 SELECT name FROM accounts_namespace ORDER BY name
 
