@@ -69,7 +69,7 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
         if job.state not in (Job.State.FAILED, Job.State.CANCELLED, Job.State.EXPIRED, Job.State.WAITING):
             raise WrongState(f"job {job_id} is {job.state}: it cannot be tried again")
         if job.is_final:
-            job.failures = 0
+            job.failures = job.deaths = 0
             job.reply_to = ""
             if job.batch_id is not None:
                 job.batch = None  # that is complete without it

@@ -21,6 +21,7 @@ class Job(models.Model):
             attempt writes is refused once the job is in another one.
         failures: how many attempts failed of their own; an interruption (the worker died, was drained or fenced off)
             is none. `max_attempts` limits this number.
+        deaths: how many workers have died with it in a row, with no step done between; `Options.max_deaths` limits it.
         delivery: the message's delivery count at the latest start: an older delivery may start nothing any more.
         worker: the session of the worker that runs it now.
         requested_by: who asked, for people: a user, an access key's login.
@@ -61,6 +62,7 @@ class Job(models.Model):
     attempt = models.IntegerField(default=0)
     failures = models.IntegerField(default=0)
     max_attempts = models.IntegerField(default=1)
+    deaths = models.SmallIntegerField(default=0, db_default=0)
     delivery = models.IntegerField(default=0)
     result = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
@@ -269,7 +271,11 @@ class Progress(models.Model):
 
 
 class Attempt(models.Model):
-    """One run of a job by one worker."""
+    """One run of a job by one worker.
+
+    Attributes:
+        stopping_at: when its worker was told to stop, and it was still at work.
+    """
 
     class Outcome(models.TextChoices):
         SUCCEEDED = "succeeded"
@@ -286,6 +292,7 @@ class Attempt(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=11, choices=Outcome, blank=True, default="")
     error = models.JSONField(null=True, blank=True)
+    stopping_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["job", "number"]
