@@ -58,7 +58,8 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
     """Try a job again, now: one that failed, was cancelled or expired, with all its attempts anew; or one that waits
     for its next attempt.
 
-    What its steps have done stays done. Who asked for it had the reply already, and gets no second.
+    What its steps have done stays done. Jobs that were cancelled since it had not succeeded wait for it again, and those
+    behind them. Who asked for it, or for these, had the reply already, and gets no second.
 
     Raises:
         UnknownJob: there is none of that id.
@@ -68,15 +69,19 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
         job = locked(job_id)
         if job.state not in (Job.State.FAILED, Job.State.CANCELLED, Job.State.EXPIRED, Job.State.WAITING):
             raise WrongState(f"job {job_id} is {job.state}: it cannot be tried again")
-        if job.is_final:
+        ended = job.is_final
+        if ended:
             job.failures = job.deaths = 0
             job.reply_to = ""
-            if job.batch_id is not None:
+            if job.batch is not None and job.batch.finished_at is not None:
                 job.batch = None  # that is complete without it
         job.state = Job.State.READY
         job.run_at = job.expires_at = job.finished_at = job.cancel_requested_at = job.held_at = None
         job.save()
         note(job, Event.Kind.STATE, {"state": job.state, "attempt": job.attempt, "text": _text("tried again", by)})
+        if ended:
+            with connection.cursor() as cursor:
+                cursor.execute(query("revive"), {"id": job.id})
         _issue(job)
     return job
 

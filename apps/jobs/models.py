@@ -167,6 +167,22 @@ class Dependency(models.Model):
         return f"{self.job_id} after {self.after}"
 
 
+class BrokenLink(models.Model):
+    """What a job waited for that was cancelled since it waited in vain; so that it can wait again when that is tried
+    again."""
+
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="waited_for", db_constraint=False, db_index=False
+    )
+    after = models.UUIDField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "after"], name="broken_link_once")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} after {self.after}"
+
+
 class Schedule(models.Model):
     """Jobs at times: see `apps.jobs.schedules`.
 
