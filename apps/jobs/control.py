@@ -58,8 +58,8 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
     """Try a job again, now: one that failed, was cancelled or expired, with all its attempts anew; or one that waits
     for its next attempt.
 
-    What its steps have done stays done. Jobs that were cancelled since it had not succeeded wait for it again, and those
-    behind them. Who asked for it, or for these, had the reply already, and gets no second.
+    What its steps have done stays done. Jobs that were cancelled since it had not succeeded wait for it again, and
+    those behind them. Who asked for it, or for these, had the reply already, and gets no second.
 
     Raises:
         UnknownJob: there is none of that id.
