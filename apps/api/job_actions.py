@@ -139,7 +139,7 @@ class JobActions(Endpoint):
             changes=changes,
             most=given["limit"],
             beyond=given.get("beyond"),
-            may=lambda job: self._may(job, given["action"], changes and changes.queue),
+            may=lambda job: self._may(job, given["action"], None if changes is None else changes.queue),
         )
         answer = {"done": done.done, "refused": done.refused, "reasons": done.reasons, "next": done.last}
         return Response(forms.BulkDoneSerializer(answer).data)
