@@ -79,11 +79,32 @@ def once(context: JobContext, *, folder: str) -> int:
     return hold(context, folder=folder, polite=False)
 
 
+@task(name="samples.patient", queue=QUEUE, max_attempts=3, backoff=Backoff(first=3600))
+def patient(context: JobContext, *, folder: str) -> int:
+    """The same with an hour between its attempts."""
+    return hold(context, folder=folder)
+
+
+@task(name="samples.leave", queue=QUEUE)
+def leave(context: JobContext, *, status: int) -> None:
+    """End the process that it runs in, without a word."""
+    os._exit(status)
+
+
 @task(name="samples.kill_itself", queue=QUEUE, max_attempts=2)
 def kill_itself(context: JobContext, *, folder: str) -> None:
     """End the process that it runs in."""
     with (Path(folder) / "begun").open("a") as file:
         file.write(f"{context.attempt} {os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="samples.kill_worker", queue=QUEUE, max_deaths=3, backoff=Backoff(first=0.2, jitter=0))
+def kill_worker(context: JobContext, *, folder: str) -> None:
+    """End all processes of the worker that it runs in."""
+    with (Path(folder) / "begun").open("a") as file:
+        file.write(f"{context.attempt} {os.getpid()}\n")
+    os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)  # the main process and the supervisor
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.recorder import Batch, Finish, LogLine, Mark, NotStarted, Recorder, Run, Start, Started, Written
+from apps.jobs.recorder import Batch, Finish, LogLine, Mark, Note, NotStarted, Recorder, Run, Start, Started, Written
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Ledger:
         self._pid = pid
         self._cancelled = cancelled
         self._starts: dict[UUID, tuple[Start, Begun]] = {}
-        self._notes: list[LogLine | Mark] = []
+        self._notes: list[Note] = []
         self._left_out: dict[Run, int] = {}
         self._finishes: dict[Run, tuple[Finish, Concluded]] = {}
         self._put_off: set[UUID] = set()
@@ -121,8 +121,8 @@ class Ledger:
             asyncio.get_running_loop().call_soon(void, NotStarted("stale" if again else "final"))
         self._wake(urgent=True)
 
-    def note(self, note: LogLine | Mark) -> None:
-        """Record a line of the log, or progress."""
+    def note(self, note: Note) -> None:
+        """Record a line of the log, progress, or that the worker is to stop."""
         if len(self._notes) >= NOTES_LIMIT:
             self._left_out[note.run] = self._left_out.get(note.run, 0) + 1
             return
