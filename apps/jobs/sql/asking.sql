@@ -8,6 +8,11 @@ SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
 --   id uuid
 SELECT msgweb.issue_job(%(id)s::uuid)
 
+-- name: revive
+-- What was cancelled because of a job that is tried again waits for it again: see msgweb.revive_followers.
+--   id uuid
+SELECT msgweb.revive_followers(%(id)s::uuid)
+
 -- name: return_permits
 -- A job whose row is locked gives back its places of limits.
 --   id uuid

@@ -4,10 +4,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apps.broker.engine import Address, Done, Message, MessageId
+from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Subscription
 from apps.stomp.gateway import wishes
 from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
@@ -16,6 +16,7 @@ from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported, TooMany
 from apps.stomp.gateway.hoards import SMALL
 from apps.stomp.gateway.listeners import Listener
+from apps.stomp.gateway.outside import OutsideWork
 from apps.stomp.gateway.ports import Principal, QueuePort
 from apps.stomp.gateway.preparing import PREPARATION, SelectorReading, prepare
 from apps.stomp.gateway.receipts import Receipts
@@ -61,6 +62,7 @@ class ClientConnection(Channel):
         unconfirmed: what happens to a failed frame that asked for no receipt.
         name: CONNECTED's `session`; "" before log-in.
         delivered, sent: MESSAGE and SEND frames so far.
+        work: the jobs that the client works on; None: it had none so far.
     """
 
     __slots__ = (
@@ -97,6 +99,7 @@ class ClientConnection(Channel):
         "unconfirmed",
         "version",
         "void",
+        "work",
     )
 
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
@@ -134,6 +137,7 @@ class ClientConnection(Channel):
         self.void: dict[MessageId, None] = {}
         self.name = ""
         self.delivered = 0
+        self.work: OutsideWork | None = None
 
     # -- the transport
 
@@ -404,7 +408,7 @@ class ClientConnection(Channel):
     def quiet(self) -> bool:
         """Whether nothing is under way that the client would want to finish."""
         return not (
-            self.held
+            self.at_work
             or self.receipts.waiting
             or self.acknowledging.transactions
             or self.sending.errands
@@ -508,6 +512,42 @@ class ClientConnection(Channel):
     def subscriber(self) -> wishes.Subscriber:
         """Who makes durable subscriptions here."""
         return wishes.Subscriber(self.entered.login, self.client_id)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the client has something that it works on: unacked messages, or jobs, acknowledged or not."""
+        return bool(self.held) or (self.work is not None and self.work.busy)
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the client has left by DISCONNECT."""
+        return self._reason == "disconnected"
+
+    def working(self) -> OutsideWork:
+        """What keeps the jobs that the client works on.
+
+        Raises:
+            NotSupported: this gateway has no jobs.
+        """
+        if self.work is None:
+            jobs = self._gateway.jobs
+            if jobs is None:
+                raise NotSupported("this gateway has no door to jobs")
+            self.work = OutsideWork(self, jobs)
+        return self.work
+
+    def take_jobs(
+        self, subscription: ClientSubscription, handle: Subscription, deliveries: Sequence[Delivery]
+    ) -> Sequence[Delivery]:
+        """See `subscriptions.Outlet`."""
+        if self._gateway.jobs is None:
+            return deliveries
+        return self.working().take(subscription, handle, deliveries)
+
+    def jobs_lost(self, subscription: ClientSubscription) -> None:
+        """See `subscriptions.Outlet`."""
+        if self.work is not None:
+            self.work.lost(subscription)
 
     def taken_away(self, subscription: ClientSubscription) -> list[MessageId]:
         """See `subscriptions.Outlet`."""
