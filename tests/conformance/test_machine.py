@@ -40,6 +40,8 @@ class Sent:
 
     Attributes:
         colour: what selectors look at.
+        mortal: it has a time to live.
+        expired: that is over; it is held still.
         unseen: so many crashes may have counted as a delivery: it was taken, and nobody can say whether it was seen.
     """
 
@@ -47,6 +49,8 @@ class Sent:
     priority: int
     group: str | None
     colour: str = "red"
+    mortal: bool = False
+    expired: bool = False
     holder: "Member | None" = None
     deliveries: int = 0
     failures: int = 0
@@ -182,14 +186,17 @@ class Machine(RuleBasedStateMachine):
 
     def back(self, sent: Sent) -> None:
         sent.holder = None
+        if sent.expired:
+            return
         self.waiting[b"%d" % sent.place] = sent
 
     def make(self, priority: int, group: str | None) -> Message:
         body = b"%d" % self.count
         colour = ("red", "blue", "blue")[self.count % 3]
-        self.waiting[body] = Sent(self.count, priority, group, colour)
+        mortal = self.mortals and self.count % 4 == 1
+        self.waiting[body] = Sent(self.count, priority, group, colour, mortal)
         self.count += 1
-        options = Options(group=group) if group else None
+        options = Options(group=group, ttl=3600.0 if mortal else None) if group or mortal else None
         return Message(
             self.queue,
             body,
@@ -201,9 +208,10 @@ class Machine(RuleBasedStateMachine):
 
     # -- rules
 
-    @initialize(groups=st.booleans(), selective=st.booleans())
-    def begin(self, groups: bool, selective: bool) -> None:
+    @initialize(groups=st.booleans(), selective=st.booleans(), mortals=st.booleans())
+    def begin(self, groups: bool, selective: bool, mortals: bool) -> None:
         self.selective = selective
+        self.mortals = mortals
         self.groups = [None, "a", "b"] if groups else [None]
         self.engines = [self.run(self.open()), self.run(self.open())]
         with psycopg.connect(self.conninfo, autocommit=True) as connection:
@@ -282,6 +290,29 @@ class Machine(RuleBasedStateMachine):
             self.dead.append(b"%d" % sent.place)
         else:
             self.back(sent)
+
+    @precondition(lambda self: self.mortals)
+    @rule()
+    def expire(self) -> None:
+        """An hour passes for what has a time to live: what waits is gone, what is held does not come back."""
+
+        async def work() -> None:
+            for body, sent in list(self.waiting.items()):
+                if sent.mortal:
+                    del self.waiting[body]
+            for member in self.members:
+                for sent in member.held.values():
+                    sent.expired = sent.mortal
+            async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
+                await connection.execute(
+                    "UPDATE msgweb.message SET expires_at = clock_timestamp() - interval '1 s'"
+                    " WHERE expires_at IS NOT NULL AND destination = msgweb.destination_id(%s, 'queue', %s)",
+                    [NAMESPACE, self.queue.name],
+                )
+                await connection.execute("SELECT msgweb.sweep()")
+            await self.settle()
+
+        self.run(work())
 
     @rule(which=st.integers(0, 1))
     def crash(self, which: int) -> None:
