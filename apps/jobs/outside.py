@@ -86,7 +86,14 @@ def _take(job: Job, said_by: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(
             query("start"),
-            {"ids": [job.id], "deliveries": [job.delivery], "worker": None, "host": said_by[:255], "pid": None},
+            {
+                "ids": [job.id],
+                "deliveries": [job.delivery],
+                "again": [job.id],
+                "worker": None,
+                "host": said_by[:255],
+                "pid": None,
+            },
         )
     job.refresh_from_db()
     return True

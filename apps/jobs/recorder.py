@@ -217,7 +217,7 @@ class Recorder:
         told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
         asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
         workers = {start.worker for start in taken.values()}
-        steps = [self._starting(list(taken.values()), worker) for worker in workers]
+        steps = [self._starting(list(taken.values()), rows, worker) for worker in workers]
         steps += _noting(notes, marks)
         if ends:
             steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
@@ -280,11 +280,12 @@ class Recorder:
                 written.put_off.add(job)
         return blocked
 
-    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
+    def _starting(self, taken: Sequence[Start], rows: Mapping[UUID, Row], worker: int) -> Step:
         mine = [start for start in taken if start.worker == worker]
         return "start", {
             "ids": [start.job for start in mine],
             "deliveries": [start.delivery for start in mine],
+            "again": [start.job for start in mine if rows[start.job][3]],
             "worker": worker,
             "host": self._host,
             "pid": self._pid,

@@ -19,12 +19,15 @@ SELECT id, state, attempt, delivery, worker FROM jobs_job WHERE id = ANY (%(ids)
 -- name: start
 -- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted, and of a
 -- job that is to begin anew then, finished steps are forgotten.
---   ids uuid[], deliveries int[], worker bigint, host text, pid int
+--   ids uuid[], deliveries int[], again uuid[] (those that have been begun before), worker bigint, host text, pid int
+-- Attempts are found by the primary key of each, whatever the planner thinks of the table's size.
 WITH given AS (
     SELECT * FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[]) AS g (id, delivery)
 ), interrupted AS (
     UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = 'interrupted'
-    FROM given g WHERE a.job_id = g.id AND a.ended_at IS NULL
+    WHERE a.id = ANY (ARRAY(
+        SELECT open.id FROM unnest(%(again)s::uuid[]) AS g (id) CROSS JOIN LATERAL (
+            SELECT x.id FROM jobs_attempt x WHERE x.job_id = g.id AND x.ended_at IS NULL OFFSET 0) AS open))
     RETURNING a.job_id
 ), started AS (
     UPDATE jobs_job j
@@ -96,8 +99,11 @@ WITH given AS (
         ELSE error END AS job_error
     FROM decided
 ), closed AS (
-    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = d.outcome, error = d.error
-    FROM decided d WHERE a.job_id = d.id AND a.ended_at IS NULL
+    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = o.outcome, error = o.error
+    FROM (SELECT d.outcome, d.error, open.place FROM decided d CROSS JOIN LATERAL (
+        SELECT x.ctid AS place FROM jobs_attempt x
+        WHERE x.job_id = d.id AND x.number = d.attempt AND x.ended_at IS NULL OFFSET 0) AS open) AS o
+    WHERE a.ctid = o.place
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
