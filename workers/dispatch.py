@@ -26,7 +26,7 @@ from apps.jobs.errors import UnknownTask
 from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
 from workers import wire
 from workers.claims import Claim
-from workers.durations import Durations
+from workers.durations import QUICK, Durations
 from workers.intake import PATIENCE, Intake
 from workers.ledger import Ended, Ledger
 from workers.options import Options
@@ -36,6 +36,7 @@ from workers.roster import Roster, Slot
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
+RECORD_SECONDS = 0.1  # after which the start of a job is recorded that was deferred, since it seemed to be a quick one
 TICK_SECONDS = 0.05  # between two looks for what is held up
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
@@ -163,7 +164,13 @@ class Dispatch:
             while (claim := self.intake.next(self._place)) is not None:
                 assert claim.job is not None
                 self._ledger.begin(
-                    Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
+                    Start(
+                        claim.job,
+                        claim.delivery.deliveries,
+                        int(claim.session),
+                        claim.ticket,
+                        may_defer=claim.expected <= QUICK and not claim.alone,
+                    ),
                     lambda answer, claim=claim: self._begun(claim, answer),  # type: ignore[misc]
                 )
         for slot, frames in self._frames.items():
@@ -193,6 +200,11 @@ class Dispatch:
         """While anything is held: see to what is held up."""
         self._ticker = None
         self.roster.recall_held_up()
+        long_ago = time.monotonic() - RECORD_SECONDS
+        for slot in self.roster.slots():
+            for claim in self.roster.beginning(slot):
+                if claim.deferred and claim.sent < long_ago:
+                    self._record(claim)
         self.flush()
 
     def _give_back(self, halted: bool) -> None:
@@ -204,6 +216,8 @@ class Dispatch:
     def _forget(self, claim: Claim) -> None:
         """It is held no longer."""
         claim.settle()
+        if claim.deferred and claim.run is not None:
+            self._ledger.forget(claim.run)
         self.roster.leave(claim)
         self._homeless.pop(claim, None)
         if claim.job is not None and self._at_work.get(claim.job) is claim:
@@ -256,6 +270,7 @@ class Dispatch:
         elif not claim.lost:
             run = claim.run = answer.run
             claim.timeout = answer.timeout
+            claim.deferred = answer.deferred
             claim.frame = wire.RunJob(
                 str(run.job),
                 run.attempt,
@@ -264,10 +279,11 @@ class Dispatch:
                 answer.arguments,
                 answer.failures,
                 run.worker,
+                answer.deferred,
             )
             self._at_work[run.job] = claim
             if self.handing_back:
-                self._finish(claim, Finish(run, "interrupted", note="handed back: the worker was stopped"))
+                self._interrupt(claim, "handed back: the worker was stopped")
             else:
                 self._send(claim)
         self.flush_soon()
@@ -279,6 +295,7 @@ class Dispatch:
             self._send_elsewhere(claim, "its process was stopped before it began")
             return
         process = claim.slot.process
+        claim.sent = time.monotonic()
         self._frames.setdefault(process, []).append(claim.frame)
         log.debug("job %s: %s, attempt %d, slot %d", claim.job, claim.frame.task, claim.frame.attempt, process.pid)
         if claim.ending is not None:
@@ -303,7 +320,24 @@ class Dispatch:
                 self._send(claim)
             elif claim.ending or not (claim.alone or time.monotonic() - since < PATIENCE):
                 del self._homeless[claim]
-                self._finish(claim, Finish(claim.run, "interrupted", note=note))
+                self._interrupt(claim, note)
+
+    def _interrupt(self, claim: Claim, note: str) -> None:
+        """An attempt that exists on paper, or not even there, does not take place."""
+        assert claim.run is not None
+        if claim.deferred:
+            self._refuse(claim)
+        else:
+            self._finish(claim, Finish(claim.run, "interrupted", note=note))
+
+    def _record(self, claim: Claim, asked: bool = False) -> None:
+        """Have the start of a job recorded that was deferred; tell its slot, if that asked."""
+        assert claim.run is not None
+        self._ledger.record(claim.run, (lambda: self._recorded(claim)) if asked else None)
+
+    def _recorded(self, claim: Claim) -> None:
+        if claim.slot is not None and claim.job is not None:
+            claim.slot.process.send([wire.Recorded(str(claim.job))])
 
     def _ended(self, claim: Claim, message: wire.Ended) -> None:
         """Its slot says that it has ended."""
@@ -317,6 +351,7 @@ class Dispatch:
             error=message.error,
             again=message.again,
             pause=message.pause,
+            seconds=message.seconds,
         )
         self._finish(claim, finish)
 
@@ -384,7 +419,7 @@ class Dispatch:
             self.roster.look_at(slot)
         elif isinstance(message, wire.Returned):
             self._returned(mine, message.jobs)
-        elif isinstance(message, wire.Ended | wire.Log | wire.Progress):
+        elif isinstance(message, wire.Ended | wire.Log | wire.Progress | wire.Record):
             claim = mine.claims.get(message.job)
             if claim is None or claim.run is None:
                 if isinstance(message, wire.Log):
@@ -392,6 +427,8 @@ class Dispatch:
             elif isinstance(message, wire.Ended):
                 self._ended(claim, message)
                 self.roster.look_at(slot)
+            elif isinstance(message, wire.Record):
+                self._record(claim, asked=True)
             elif claim.lost:
                 pass
             elif isinstance(message, wire.Log):

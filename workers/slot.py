@@ -35,6 +35,7 @@ class Channel:
         self._arrived = threading.Condition(threading.Lock())
         self._stopped = False
         self._cancelled: dict[tuple[str, int], str] = {}
+        self._recorded: dict[str, threading.Event] = {}
         #: Told of each cancel, by the thread that reads: for jobs that need not ask.
         self.on_cancel: Callable[[tuple[str, int]], None] = lambda _key: None
 
@@ -65,6 +66,9 @@ class Channel:
                 elif isinstance(message, wire.CancelJob):
                     self._cancelled.setdefault((message.job, message.attempt), message.why)
                     self.on_cancel((message.job, message.attempt))
+                elif isinstance(message, wire.Recorded):
+                    if (recorded := self._recorded.get(message.job)) is not None:
+                        recorded.set()
                 elif isinstance(message, wire.Recall):
                     self._recall(message.keep)
                 elif isinstance(message, wire.Stop):
@@ -93,6 +97,13 @@ class Channel:
         with self._arrived:
             return self._stopped and not self._waiting
 
+    def record(self, job: str) -> None:
+        """Have a job's start recorded that was deferred, and wait until it is."""
+        recorded = self._recorded.setdefault(job, threading.Event())
+        if not recorded.is_set():
+            self.send(wire.Record(job))
+            recorded.wait()
+
     def cancelled(self, key: tuple[str, int]) -> str | None:
         """Why that attempt should stop, if it should."""
         return self._cancelled.get(key)
@@ -100,6 +111,7 @@ class Channel:
     def forget(self, key: tuple[str, int]) -> None:
         """It has ended."""
         self._cancelled.pop(key, None)
+        self._recorded.pop(key[0], None)
 
 
 class Slot:

@@ -24,6 +24,8 @@ class Supervisor(Protocol):
 
     def send(self, message: wire.Message) -> None: ...
 
+    def record(self, job: str) -> None: ...
+
     def cancelled(self, key: tuple[str, int]) -> str | None: ...
 
 
@@ -72,6 +74,10 @@ class SlotTransport:
                 self._tell()  # it keeps its place before the line
                 self._notice()
                 self._supervisor.send(wire.Log(self._job, time.time(), level, text))
+
+    def record(self) -> None:
+        """Have the job's start recorded; returns when it is, or never will be."""
+        self._supervisor.record(self._job)
 
     @property
     def cancelled(self) -> str | None:

@@ -25,6 +25,7 @@ class RunJob:
     Attributes:
         failures: how often the job has failed.
         worker: the session's id.
+        deferred: its start is not on record: ask for that (`Record`) before anything that relies on it.
     """
 
     job: str
@@ -34,6 +35,14 @@ class RunJob:
     arguments: str
     failures: int = 0
     worker: int = 0
+    deferred: bool = False
+
+
+@dataclass(slots=True)
+class Recorded:
+    """To the slot: the answer to `Record`."""
+
+    job: str
 
 
 @dataclass(slots=True)
@@ -101,6 +110,13 @@ class Ended:
 
 
 @dataclass(slots=True)
+class Record:
+    """From the slot: a job needs its start on record."""
+
+    job: str
+
+
+@dataclass(slots=True)
 class Returned:
     """From the slot: the answer to `Recall`: these jobs were not begun, and will not be."""
 
@@ -115,9 +131,10 @@ class Health:
     rss: int
 
 
-Message = RunJob | CancelJob | Recall | Stop | Progress | Log | Ended | Returned | Health
+Message = RunJob | CancelJob | Recall | Recorded | Stop | Progress | Log | Ended | Record | Returned | Health
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (RunJob, CancelJob, Recall, Stop, Progress, Log, Ended, Returned, Health)
+    kind.__name__: kind
+    for kind in (RunJob, CancelJob, Recall, Recorded, Stop, Progress, Log, Ended, Record, Returned, Health)
 }
 
 

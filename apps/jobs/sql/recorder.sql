@@ -8,8 +8,27 @@
 -- Locks: the rows FOR NO KEY UPDATE, in the order of their ids, until the end of the transaction.
 SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
        attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
-       reply_to, correlation_id, wants_progress
+       reply_to, correlation_id, wants_progress, failures
 FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: lock_fresh
+-- The same of jobs that are to begin, where the start may be deferred: whether it may be of this one (nothing of it is
+-- decided by the start, and no time or place is kept by it), and what it does.
+--   ids uuid[]
+-- Locks: as `lock`.
+SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
+       attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
+       reply_to, correlation_id, wants_progress, failures,
+       state <> 'running' AND limits IS NULL AND expires_at IS NULL AND timeout IS NULL
+           AND (on_death = 'resume' OR on_death = 'retry' AND attempt = 0) AS deferrable,
+       task, arguments::text
+FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: alive
+-- Which sessions live.
+--   sessions int[]
+-- Locks: they live until the end of the transaction.
+SELECT msgweb.living_sessions(%(sessions)s::int[])
 
 -- name: peek
 -- The same without locks, to tell a row that another holds from one that is not there.
@@ -118,6 +137,35 @@ SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error 
         coalesce(d.pause, least(60, 2.0 ^ least(j.failures, 10)) * (0.8 + 0.4 * random()))) ELSE j.run_at END
 FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
+
+-- name: complete
+-- Attempts that succeeded before their start was written: start and end as one change of the row. `follow` comes after it.
+--   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results text[] (JSON),
+--   host text, pid int
+-- Returns those of them that somebody wants a reply of, as `finish`.
+WITH given AS (
+    SELECT *, clock_timestamp() AS ended FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[], %(workers)s::bigint[],
+        %(seconds)s::float8[], %(results)s::text[]) AS g (id, delivery, worker, seconds, result)
+), done AS (
+    UPDATE jobs_job j
+    SET state = 'succeeded', attempt = j.attempt + 1, delivery = g.delivery, worker = NULL, blocked_on = NULL,
+        started_at = coalesce(j.started_at, g.ended - make_interval(secs => g.seconds)), finished_at = g.ended,
+        result = g.result::jsonb, error = NULL
+    FROM given g WHERE j.id = g.id
+    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended,
+        j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result
+), closed AS (
+    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome)
+    SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded' FROM done
+), noted AS (
+    INSERT INTO jobs_event (job_id, at, kind, data)
+    SELECT d.id, CASE WHEN e.ends THEN d.ended ELSE d.began END, 'state', CASE WHEN e.ends
+        THEN jsonb_build_object('state', 'succeeded', 'attempt', d.attempt)
+        ELSE jsonb_build_object('state', 'running', 'attempt', d.attempt) END
+    FROM done d CROSS JOIN (VALUES (false), (true)) AS e (ends) ORDER BY e.ends
+)
+SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, NULL::text AS error
+FROM done WHERE reply_to <> ''
 
 -- name: follow
 -- What follows when attempts have ended: the next attempt's message, places of limits, chains, batches.
