@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
 from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
 from workers import wire
+from workers.admissions import Admissions
 from workers.claims import Claim
 from workers.durations import QUICK, Durations
 from workers.intake import PATIENCE, Intake
@@ -58,12 +60,14 @@ class Dispatch:
         self,
         engine: Engine,
         ledger: Ledger,
+        admissions: Admissions,
         options: Options,
         forks: Forks,
         spawned: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
         self._engine = engine
         self._ledger = ledger
+        self._admissions = admissions
         self._options = options
         self._durations = Durations()
         self.intake = Intake(engine, self, options.queues, strict=options.strict, known=registry.queues)
@@ -154,30 +158,29 @@ class Dispatch:
     def flush(self) -> None:
         """The end of a turn: place what waits, send, ack, and ask for more."""
         self._flushing = False
-        for subscription, ids in self._acks.items():
-            # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
-            self._engine.ack(subscription, ids)
-        self._acks.clear()
-        self._house()
         halted = self.stopping or self.paused
+        busy = not halted and self.roster.busy()
+        if not busy:
+            for subscription, ids in self._acks.items():
+                # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
+                self._engine.ack(subscription, ids)
+            self._acks.clear()
+        self._house()
         if not halted:
             while (claim := self.intake.next(self._place)) is not None:
                 assert claim.job is not None
-                self._ledger.begin(
-                    Start(
-                        claim.job,
-                        claim.delivery.deliveries,
-                        int(claim.session),
-                        claim.ticket,
-                        may_defer=claim.expected <= QUICK and not claim.alone,
-                    ),
-                    lambda answer, claim=claim: self._begun(claim, answer),  # type: ignore[misc]
+                short = claim.expected <= QUICK and not claim.alone
+                begin = self._admissions.begin if short else self._ledger.begin
+                begin(
+                    Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
+                    partial(self._begun, claim),
                 )
         for slot, frames in self._frames.items():
             slot.send(frames)
         self._frames.clear()
         self._give_back(halted)
-        free, room = (0, 0) if halted else (self.roster.free(), self.roster.room())
+        # Many messages at a time: while the slots have enough to do, none is asked for, and none is acked.
+        free, room = (0, 0) if halted or busy else (self.roster.free(), self.roster.room())
         self.intake.grant(free, room)
         # What goes back does so once the credit for it is gone, or it would come again.
         for subscription, ids in self._releases.items():
@@ -210,7 +213,8 @@ class Dispatch:
     def _give_back(self, halted: bool) -> None:
         """What has waited for too long goes to whoever has room."""
         for claim in self.intake.waiting() if halted else self.intake.impatient(time.monotonic()):
-            self.intake.disappointed(claim)
+            if claim.expected > QUICK:  # others are soon done
+                self.intake.disappointed(claim)
             self._refuse(claim)
 
     def _forget(self, claim: Claim) -> None:
@@ -361,7 +365,7 @@ class Dispatch:
         if claim.lost:
             self._forget(claim)
             return
-        self._ledger.finish(finish, lambda ended: self._concluded(claim, ended))
+        self._ledger.finish(finish, partial(self._concluded, claim))
 
     def _concluded(self, claim: Claim, ended: Ended | psycopg.Error) -> None:
         """Its end was recorded, or not."""

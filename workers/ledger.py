@@ -107,13 +107,16 @@ class Ledger:
         return written
 
     def begin(self, start: Start, begun: Begun) -> None:
-        """Record that an attempt begins, or have it admitted (`Started.deferred`). Only when `begun` is called with a
-        `Started` may it begin."""
+        """Record that an attempt begins. Only when `begun` is called with a `Started` may it begin."""
         earlier = self._starts.get(start.job)
         self._starts[start.job] = (start, begun)
         if earlier is not None:
             earlier[1](NotStarted("stale"))  # the session was lost and the message came again
         self._wake(urgent=True)
+
+    def defer(self, run: Run, start: Start) -> None:
+        """An attempt was admitted: its start is recorded with the first thing that there is to record of it."""
+        self._deferred[run] = start
 
     def record(self, run: Run, recorded: Callable[[], None] | None = None) -> None:
         """Write the start of an attempt that was deferred, and call back when it is written, or refused."""
@@ -225,10 +228,7 @@ class Ledger:
             if run.job not in written.put_off and (recorded := self._records.pop(run, None)) is not None:
                 recorded()
         for job, answer in written.starts.items():
-            start, begun = self._starts.pop(job)
-            if isinstance(answer, Started) and answer.deferred:
-                self._deferred[answer.run] = start
-            begun(answer)
+            self._starts.pop(job)[1](answer)
         for run, (state, failures) in written.finishes.items():
             self._finishes.pop(run)[1](Ended(state, failures))
         if written.refused:

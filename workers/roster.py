@@ -15,6 +15,7 @@ from workers.process import Forks, Owner, SlotProcess
 log = logging.getLogger(__name__)
 
 RESPAWN_SECONDS = 0.5, 15.0  # the pause before a slot that did not come up is started again, doubling
+REFILL = 4  # a slot gets more jobs when one in so many of those that wait in it is done
 RECALL_SECONDS = 0.1  # what waits in a slot behind a job that takes longer goes elsewhere
 
 
@@ -43,6 +44,10 @@ class Slot:
     def count(self) -> int:
         """How many jobs it has or will have."""
         return len(self.claims) + len(self.reserved)
+
+    def is_held_up(self, threads: int, late: float) -> bool:
+        """Whether it has been at the same jobs, as many as it does at a time, since a moment by the loop's clock."""
+        return self.moved < late and len(self.claims) >= threads
 
 
 class Roster:
@@ -172,8 +177,18 @@ class Roster:
 
     def room(self) -> int:
         """How many jobs the slots could take now, if all were like those of late."""
-        most = self._threads + self._durations.ahead()
-        return sum(max(0, most - slot.count) for slot in self._taking())
+        ahead, late = self._durations.ahead(), asyncio.get_running_loop().time() - RECALL_SECONDS
+        return sum(
+            max(0, self._threads + (0 if slot.is_held_up(self._threads, late) else ahead) - slot.count)
+            for slot in self._taking()
+        )
+
+    def busy(self) -> bool:
+        """Whether each slot has nearly all the jobs that it may have."""
+        ahead = self._durations.ahead()
+        few = self._threads + ahead - ahead // REFILL
+        taking = self._taking()
+        return ahead >= REFILL and bool(taking) and all(slot.count >= few for slot in taking)
 
     def free(self) -> int:
         """How many jobs could begin at once."""
@@ -198,8 +213,9 @@ class Roster:
         return [slot for slot in self._slots.values() if slot.process.up and not (slot.stopping or slot.recalled)]
 
     def _may_wait(self, slot: Slot, claim: Claim, most: int) -> bool:
+        late = asyncio.get_running_loop().time() - RECALL_SECONDS
         return (
-            not claim.alone
+            not (claim.alone or slot.is_held_up(self._threads, late))
             and claim.expected <= QUICK
             and slot.load + claim.expected <= AHEAD_SECONDS * most
             and slot.count < self._threads + AHEAD_JOBS * most
@@ -284,7 +300,7 @@ class Roster:
 
     def recall_held_up(self) -> None:
         """Ask for what waits behind jobs that take longer than was expected."""
-        now = asyncio.get_running_loop().time()
+        late = asyncio.get_running_loop().time() - RECALL_SECONDS
         for slot in self._slots.values():
-            if len(slot.claims) > self._threads and now - slot.moved > RECALL_SECONDS:
+            if slot.is_held_up(self._threads, late):
                 self.recall(slot)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Finished = Callable[[wire.RunJob, wire.Ended], None]
 
-#: Whether a connection to a database was opened in this thread: most short tasks need none, and to look through those of
-#: Django before and after each job would cost them a third of their time.
+#: Whether a connection to a database was opened in this thread: most short tasks need none, and to look through those
+#: of Django before and after each job would cost them a third of their time.
 _opened = threading.local()
 
 

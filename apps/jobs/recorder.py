@@ -47,14 +47,12 @@ class Start(NamedTuple):
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
         ticket: the message's: of a job that was given a new message since, the old one is void.
-        may_defer: the start need not be on disk before the attempt begins, if the job's row allows that too.
     """
 
     job: UUID
     delivery: int
     worker: int
     ticket: int = 0
-    may_defer: bool = False
 
 
 class LogLine(NamedTuple):
@@ -164,6 +162,37 @@ class Written:
     recorded: set[Run] = field(default_factory=set)
 
 
+class Admission:
+    """Admits attempts whose start is recorded later, on a connection of its own in autocommit mode, whose commits need
+    not reach the disk (`synchronous_commit = off`). `close` before that is closed."""
+
+    def __init__(self, connection: AsyncConnection[Row]) -> None:
+        self._statements = Pipelined(connection)
+
+    def close(self) -> None:
+        """The connection is about to be closed."""
+        self._statements.close()
+
+    async def admit(self, starts: Sequence[Start]) -> dict[int, Started]:
+        """Those that may begin, by their place among the given; the others are for `Recorder.write`.
+
+        Raises:
+            psycopg.DatabaseError: nothing was admitted.
+        """
+        parameters = {
+            "ids": uuid_array(start.job for start in starts),
+            "deliveries": number_array(start.delivery for start in starts),
+            "tickets": number_array(start.ticket for start in starts),
+        }
+        (rows,) = await self._statements.run([("admit_fresh", parameters)])
+        admitted = {}
+        for position, attempt, task, namespace, arguments, failures in rows:
+            start = starts[position - 1]
+            run = Run(start.job, attempt + 1, start.worker)
+            admitted[position - 1] = Started(run, task, namespace, arguments, failures, None, deferred=True)
+        return admitted
+
+
 class Recorder:
     """Writes batches on a connection of its own, which is in autocommit mode. `close` before that is closed."""
 
@@ -197,23 +226,17 @@ class Recorder:
         written = Written()
         runs = {item.run for item in chain(batch.notes, batch.finishes)}
         runs.update(batch.records)
-        ids = {start.job for start in batch.starts if not start.may_defer} | {run.job for run in runs}
-        fresh = [start.job for start in batch.starts if start.may_defer]
-        if not (ids or fresh):
+        ids = {start.job for start in batch.starts} | {run.job for run in runs}
+        if not ids:
             return written
-        looks: list[Step] = [("begin", {})]
-        if ids:
-            looks.append(("lock", {"ids": uuid_array(ids)}))
-        if fresh:
-            looks.append(("lock_fresh", {"ids": uuid_array(fresh)}))
+        looks: list[Step] = [("begin", {}), ("lock", {"ids": uuid_array(ids)})]
         if batch.deferred:
             looks.append(("alive", {"sessions": list({run.worker for run in batch.deferred})}))
-        _, *found = await self._statements.run(looks)
-        alive = {row[0] for row in found.pop()} if batch.deferred else set()
-        rows = {row[0]: row for row in chain.from_iterable(found)}
-        if len(rows) < len(ids) + len(fresh):
-            absent = [job for job in chain(ids, fresh) if job not in rows]
-            peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(absent))}
+        _, locked, *lives = await self._statements.run(looks)
+        alive = {row[0] for row in chain.from_iterable(lives)}
+        rows = {row[0]: row for row in locked}
+        if len(rows) < len(ids):
+            peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(i for i in ids if i not in rows))}
         else:
             peeked = {}
 
@@ -236,12 +259,6 @@ class Recorder:
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
         taken, over = self._admissible(batch.starts, rows, peeked, written)
-        for start in batch.starts:
-            if start.may_defer and start.job in taken and rows[start.job][16]:
-                _, namespace, _, attempt, *_ = row = rows[start.job]
-                run = Run(start.job, attempt + 1, start.worker)
-                written.starts[start.job] = Started(run, row[17], namespace, row[18], row[15], None, deferred=True)
-                del taken[start.job]
         blocked = await self._admit(taken, rows, written)
         notes = [note for note in batch.notes if note.run in admitted]
         marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
@@ -342,7 +359,7 @@ class Recorder:
         mine = [start for start in taken if start.worker == worker]
         return "start", {
             "ids": uuid_array([start.job for start in mine]),
-            "deliveries": [start.delivery for start in mine],
+            "deliveries": number_array(start.delivery for start in mine),
             "again": uuid_array([start.job for start in mine if rows[start.job][3]]),
             "worker": worker,
             "host": self._host,
@@ -352,10 +369,10 @@ class Recorder:
     def _completing(self, wholes: Sequence[Finish], deferred: Mapping[Run, Start]) -> Step:
         return "complete", {
             "ids": uuid_array([item.run.job for item in wholes]),
-            "deliveries": [deferred[item.run].delivery for item in wholes],
-            "workers": [item.run.worker for item in wholes],
-            "seconds": [item.seconds for item in wholes],
-            "results": [item.result for item in wholes],
+            "deliveries": number_array(deferred[item.run].delivery for item in wholes),
+            "workers": number_array(item.run.worker for item in wholes),
+            "seconds": number_array(item.seconds for item in wholes),
+            "results": "[%s]" % ",".join([item.result or "null" for item in wholes]),  # noqa: UP031
             "host": self._host,
             "pid": self._pid,
         }
@@ -409,6 +426,11 @@ class Recorder:
 def uuid_array(ids: Iterable[UUID]) -> str:
     """An array as Postgres reads it. psycopg's own way, an object each, takes ten times as long."""
     return "{%s}" % ",".join(["%032x" % one.int for one in ids])  # noqa: UP031  the quickest
+
+
+def number_array(numbers: Iterable[int | float]) -> str:
+    """The same of numbers."""
+    return "{%s}" % ",".join(map(repr, numbers))  # noqa: UP031  the quickest
 
 
 def _is_unbegun(row: Row, run: Run, start: Start | None) -> bool:

@@ -13,6 +13,8 @@ MESSAGES = st.one_of(
     st.builds(wire.RunJob, TEXT, st.integers(), TEXT, TEXT, TEXT),
     st.builds(wire.CancelJob, TEXT, st.integers()),
     st.builds(wire.Recall, st.integers()),
+    st.builds(wire.Record, TEXT),
+    st.builds(wire.Recorded, TEXT),
     st.just(wire.Stop()),
     st.builds(wire.Progress, TEXT, st.floats(allow_nan=False), st.integers(), st.integers(), TEXT),
     st.builds(wire.Log, TEXT, st.floats(allow_nan=False), TEXT, TEXT),

@@ -11,18 +11,21 @@ SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, tic
        reply_to, correlation_id, wants_progress, failures
 FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
 
--- name: lock_fresh
--- The same of jobs that are to begin, where the start may be deferred: whether it may be of this one (nothing of it is
--- decided by the start, and no time or place is kept by it), and what it does.
---   ids uuid[]
--- Locks: as `lock`.
-SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
-       attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
-       reply_to, correlation_id, wants_progress, failures,
-       state <> 'running' AND limits IS NULL AND expires_at IS NULL AND timeout IS NULL
-           AND (on_death = 'resume' OR on_death = 'retry' AND attempt = 0) AS deferrable,
-       task, arguments::text
-FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+-- name: admit_fresh
+-- Which of these jobs may begin though their start is recorded later: it would be taken, decides nothing (no limit, no
+-- expiry, no attempt of a worker that died) and keeps no time.
+--   ids uuid[], deliveries int[], tickets int[]: in order
+-- Returns for each of them its position, from 1.
+-- Locks: the rows FOR NO KEY UPDATE for a moment, skipping those that others hold: whoever changes a job at this moment
+-- from outside is heard first.
+SELECT g.position, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
+    AS g (id, delivery, ticket, position)
+JOIN jobs_job j ON j.id = g.id
+WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
+  AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+  AND j.timeout IS NULL AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+FOR NO KEY UPDATE OF j SKIP LOCKED
 
 -- name: alive
 -- Which sessions live.
@@ -140,17 +143,18 @@ RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, 
 
 -- name: complete
 -- Attempts that succeeded before their start was written: start and end as one change of the row. `follow` comes after it.
---   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results text[] (JSON),
+--   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results jsonb (a list),
 --   host text, pid int
 -- Returns those of them that somebody wants a reply of, as `finish`.
 WITH given AS (
-    SELECT *, clock_timestamp() AS ended FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[], %(workers)s::bigint[],
-        %(seconds)s::float8[], %(results)s::text[]) AS g (id, delivery, worker, seconds, result)
+    SELECT *, clock_timestamp() AS ended FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]),
+        unnest(%(workers)s::bigint[]), unnest(%(seconds)s::float8[]), jsonb_array_elements(%(results)s::jsonb))
+        AS g (id, delivery, worker, seconds, result)
 ), done AS (
     UPDATE jobs_job j
     SET state = 'succeeded', attempt = j.attempt + 1, delivery = g.delivery, worker = NULL, blocked_on = NULL,
         started_at = coalesce(j.started_at, g.ended - make_interval(secs => g.seconds)), finished_at = g.ended,
-        result = g.result::jsonb, error = NULL
+        result = g.result, error = NULL
     FROM given g WHERE j.id = g.id
     RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended,
         j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result
