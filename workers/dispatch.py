@@ -83,7 +83,7 @@ class Dispatch:
         )
         self._at_work: dict[UUID, Claim] = {}  # those whose attempt has begun
         self._homeless: dict[Claim, tuple[float, str]] = {}  # begun on paper, without a slot: since when, and why
-        self._frames: dict[SlotProcess, list[wire.Message]] = {}  # to be sent at the end of this turn of the loop
+        self._posted: set[SlotProcess] = set()  # who is told something at the end of this turn of the loop
         self._acks: dict[Subscription, list[MessageId]] = {}
         self._releases: dict[Subscription, list[MessageId]] = {}
         self._flushing = False
@@ -175,9 +175,9 @@ class Dispatch:
                     Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
                     partial(self._begun, claim),
                 )
-        for slot, frames in self._frames.items():
-            slot.send(frames)
-        self._frames.clear()
+        for slot in self._posted:
+            slot.send()
+        self._posted.clear()
         self._give_back(halted)
         # Many messages at a time: while the slots have enough to do, none is asked for, and none is acked.
         free, room = (0, 0) if halted or busy else (self.roster.free(), self.roster.room())
@@ -300,10 +300,11 @@ class Dispatch:
             return
         process = claim.slot.process
         claim.sent = time.monotonic()
-        self._frames.setdefault(process, []).append(claim.frame)
+        self._posted.add(process)
+        process.post(claim.frame)
         log.debug("job %s: %s, attempt %d, slot %d", claim.job, claim.frame.task, claim.frame.attempt, process.pid)
         if claim.ending is not None:
-            self._frames[process].append(wire.CancelJob(claim.frame.job, claim.frame.attempt, claim.ending))
+            process.post(wire.CancelJob(claim.frame.job, claim.frame.attempt, claim.ending))
         if claim.timeout is not None and claim.deadline is None:
             claim.deadline = asyncio.get_running_loop().call_later(claim.timeout, self._ask_to_stop, claim, "timeout")
         self.flush_soon()
@@ -341,7 +342,7 @@ class Dispatch:
 
     def _recorded(self, claim: Claim) -> None:
         if claim.slot is not None and claim.job is not None:
-            claim.slot.process.send([wire.Recorded(str(claim.job))])
+            claim.slot.process.send(wire.Recorded(str(claim.job)))
 
     def _ended(self, claim: Claim, message: wire.Ended) -> None:
         """Its slot says that it has ended."""
@@ -396,7 +397,7 @@ class Dispatch:
             return
         log.info("job %s: asked to stop (%s)", claim.job, why)
         claim.ending = why
-        claim.slot.process.send([wire.CancelJob(claim.frame.job, claim.frame.attempt, why)])
+        claim.slot.process.send(wire.CancelJob(claim.frame.job, claim.frame.attempt, why))
         claim.grace = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end, claim, why)
 
     def _end(self, claim: Claim, why: str) -> None:

@@ -201,9 +201,10 @@ class Roster:
             pressed: it was on its way to another slot: take it even if that makes one job too many.
         """
         best: Slot | None = None
+        late = asyncio.get_running_loop().time() - RECALL_SECONDS
         for slot in self._taking():
             count = slot.count
-            if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1):
+            if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1, late):
                 continue
             if best is None or (count, slot.load) < (best.count, best.load):
                 best = slot
@@ -212,8 +213,7 @@ class Roster:
     def _taking(self) -> list[Slot]:
         return [slot for slot in self._slots.values() if slot.process.up and not (slot.stopping or slot.recalled)]
 
-    def _may_wait(self, slot: Slot, claim: Claim, most: int) -> bool:
-        late = asyncio.get_running_loop().time() - RECALL_SECONDS
+    def _may_wait(self, slot: Slot, claim: Claim, most: int, late: float) -> bool:
         return (
             not (claim.alone or slot.is_held_up(self._threads, late))
             and claim.expected <= QUICK
@@ -242,7 +242,8 @@ class Roster:
             return False
         if not slot.claims:
             slot.moved = asyncio.get_running_loop().time()
-        slot.claims[str(claim.job)] = claim
+        assert claim.frame is not None
+        slot.claims[claim.frame.job] = claim
         return True
 
     def leave(self, claim: Claim) -> None:
@@ -252,7 +253,7 @@ class Roster:
             return
         claim.slot = None
         slot.reserved.discard(claim)
-        if slot.claims.pop(str(claim.job), None) is not None:
+        if claim.frame is not None and slot.claims.pop(claim.frame.job, None) is not None:
             slot.moved = asyncio.get_running_loop().time()
         if not math.isinf(slot.load):
             slot.load = max(0.0, slot.load - claim.expected)
@@ -296,7 +297,7 @@ class Roster:
         """Ask for what it has not begun."""
         if not slot.recalled and len(slot.claims) > self._threads:
             slot.recalled = True
-            slot.process.send([wire.Recall()])
+            slot.process.send(wire.Recall())
 
     def recall_held_up(self) -> None:
         """Ask for what waits behind jobs that take longer than was expected."""

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -26,7 +26,7 @@ from workers.transport import Output, SlotTransport, Supervisor
 if TYPE_CHECKING:
     from workers.coroutines import Loop
 
-Finished = Callable[[wire.RunJob, wire.Ended], None]
+Finished = Callable[[Sequence[tuple[wire.RunJob, wire.Ended]]], None]
 
 #: Whether a connection to a database was opened in this thread: most short tasks need none, and to look through those
 #: of Django before and after each job would cost them a third of their time.
@@ -46,8 +46,11 @@ _current: contextvars.ContextVar[SlotTransport | None] = contextvars.ContextVar(
 class Runner(Protocol):
     """Runs jobs."""
 
-    def __call__(self, job: wire.RunJob, finished: Finished) -> None:
-        """Run a job, now or at the side; returns when the next one can be begun."""
+    def room(self) -> int:
+        """How many jobs could begin at once; waits until it is one at least."""
+
+    def __call__(self, jobs: Sequence[wire.RunJob], finished: Finished) -> None:
+        """Run jobs, for which there is room, now or at the side."""
 
     def close(self) -> None:
         """Wait for those at the side."""
@@ -111,7 +114,8 @@ class Desk:
         finally:
             for stream in self._streams:
                 stream.end_line()
-            self._raw.drain(end=True)
+            if len(self._running) == 1:  # of several nobody could tell whose output it is
+                self._raw.drain(end=True)
             transport.close()
             _current.reset(token)
             self._running.pop(job.job, None)
@@ -188,11 +192,18 @@ class SerialRunner:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
 
-    def __call__(self, job: wire.RunJob, finished: Finished) -> None:
+    def room(self) -> int:
+        """One."""
+        return 1
+
+    def __call__(self, jobs: Sequence[wire.RunJob], finished: Finished) -> None:
+        (job,) = jobs
         if self._desk.is_async(job):
-            finished(job, self._desk.loop.start(self._desk, job).result())
+            ended = threading.Event()
+            self._desk.loop.start(self._desk, jobs, finished, lambda _count: ended.set())
+            ended.wait()
         else:
-            finished(job, do(self._desk, job))
+            finished([(job, do(self._desk, job))])
 
     def close(self) -> None:
         """There are none at the side."""

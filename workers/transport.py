@@ -36,7 +36,7 @@ class SlotTransport:
         self._supervisor = supervisor
         self._job = job.job
         self._key = job.job, job.attempt
-        self._limiter = LogLimiter()
+        self._limiter: LogLimiter | None = None  # most short jobs say nothing
         self._lock = threading.Lock()
         self._closed = False
         self._told_at = float("-inf")
@@ -70,6 +70,8 @@ class SlotTransport:
     def log(self, level: str, text: str) -> None:
         """Pass a line on, within bounds."""
         with self._lock:
+            if self._limiter is None:
+                self._limiter = LogLimiter()
             if not self._closed and self._limiter.admit():
                 self._tell()  # it keeps its place before the line
                 self._notice()
@@ -92,7 +94,7 @@ class SlotTransport:
             self._closed = True
 
     def _notice(self) -> None:
-        notice = self._limiter.notice()
+        notice = None if self._limiter is None else self._limiter.notice()
         if notice is not None:
             self._supervisor.send(wire.Log(self._job, time.time(), "warning", notice))
 
