@@ -113,14 +113,14 @@ class Dispatch:
 
     def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """`Consumer.deliver`."""
-        session, now = self._engine.session, time.monotonic()
+        session, now, loop_now = self._engine.session, time.monotonic(), asyncio.get_running_loop().time()
+        self.quiet.clear()
         for delivery in deliveries:
             headers = decode_headers(delivery.headers)
             name = headers.get("task", "")
             expected = self._durations.expect(name)
             claim = Claim(subscription, delivery, session, now, expected, _is_alone(name), *_named(headers))
-            self.quiet.clear()
-            self.intake.arrive(claim)
+            self.intake.arrive(claim, loop_now)
             if claim.job is None:
                 self._bury(claim, "no job-id" if "job-id" not in headers else "the job-id is no UUID")
         self.flush_soon()

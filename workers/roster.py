@@ -202,8 +202,10 @@ class Roster:
         """
         best: Slot | None = None
         late = asyncio.get_running_loop().time() - RECALL_SECONDS
-        for slot in self._taking():
-            count = slot.count
+        for slot in self._slots.values():
+            if slot.stopping or slot.recalled or not slot.process.up:
+                continue
+            count = len(slot.claims) + len(slot.reserved)
             if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1, late):
                 continue
             if best is None or (count, slot.load) < (best.count, best.load):

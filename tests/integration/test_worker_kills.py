@@ -121,6 +121,37 @@ def test_quick_jobs_that_waited_in_a_killed_slot_are_done_and_only_the_one_at_wo
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["slots", "all"])
+def test_a_job_that_was_to_be_quick_is_not_lost_when_it_was_begun_and_not_yet_on_record(
+    jobs: Jobs, victim: str
+) -> None:
+    start(jobs)
+    for _ in range(3):  # from then on it counts as quick
+        jobs.end(jobs.ask("samples.mostly_quick"))
+    with contextlib.ExitStack() as keeping:
+        jobs.installation.signal("worker", signal.SIGUSR1)
+        jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+        job = jobs.ask("samples.mostly_quick", folder=str(jobs.folder))
+        jobs.installation.signal("worker", signal.SIGUSR2)
+        jobs.until(jobs.begun, "it begins")
+        keeping.enter_context(row_held(jobs, job))  # what was not on record by now is not either when it dies
+        kill(jobs, victim)
+        if victim == "all":
+            start(jobs, "worker2")
+    jobs.go()
+    ended = jobs.end(job)
+    if victim == "slots":
+        assert (ended["state"], ended["attempt"], ended["error"]["code"]) == ("failed", 1, "slot_died")
+        assert jobs.outcomes(job) == ["failed"]
+        assert jobs.states(job) == ["ready", "running", "failed"]
+    else:
+        assert ended["state"] == "succeeded"
+        assert len(jobs.begun()) == 2
+        assert jobs.outcomes(job)[-1] == "succeeded"
+    jobs.until(lambda: jobs.waiting() == 0, "no message is left")
+
+
+@pytest.mark.chaos
 def test_a_signal_to_every_process_at_once_still_lets_the_job_end(jobs: Jobs) -> None:
     """systemd's default: `KillMode=control-group`."""
     start(jobs)
