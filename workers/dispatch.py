@@ -24,7 +24,7 @@ from apps.broker.headers import decode_headers, encode_headers
 from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
+from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started, Stopping
 from workers import wire
 from workers.admissions import Admissions
 from workers.claims import Claim
@@ -94,6 +94,17 @@ class Dispatch:
         self.handing_back = False
         self.quiet = asyncio.Event()
         self.ready = asyncio.Event()
+
+    def stop(self) -> None:
+        """Take no more. What is at work goes on; if this worker is killed meanwhile, that was not for its jobs."""
+        self.stopping = True
+        for claim in self._at_work.values():
+            self._note_stopping(claim)
+        self.flush()
+
+    def _note_stopping(self, claim: Claim) -> None:
+        if claim.run is not None and not (claim.lost or claim.deferred):
+            self._ledger.note(Stopping(claim.run, datetime.now(UTC)))
 
     def hand_back(self) -> int:
         """End what runs, at no cost to the jobs; how many there are."""
@@ -169,7 +180,8 @@ class Dispatch:
         if not halted:
             while (claim := self.intake.next(self._place)) is not None:
                 assert claim.job is not None
-                short = claim.expected <= QUICK and not claim.alone
+                # What was delivered before, and may have killed its worker, is on record first: deaths are counted.
+                short = claim.expected <= QUICK and not claim.alone and claim.delivery.deliveries <= 1
                 begin = self._admissions.begin if short else self._ledger.begin
                 begin(
                     Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
@@ -220,7 +232,7 @@ class Dispatch:
     def _forget(self, claim: Claim) -> None:
         """It is held no longer."""
         claim.settle()
-        if claim.deferred and claim.run is not None:
+        if claim.run is not None:
             self._ledger.forget(claim.run)
         self.roster.leave(claim)
         self._homeless.pop(claim, None)
@@ -289,6 +301,8 @@ class Dispatch:
             if self.handing_back:
                 self._interrupt(claim, "handed back: the worker was stopped")
             else:
+                if self.stopping:
+                    self._note_stopping(claim)
                 self._send(claim)
         self.flush_soon()
 
@@ -330,15 +344,18 @@ class Dispatch:
     def _interrupt(self, claim: Claim, note: str) -> None:
         """An attempt that exists on paper, or not even there, does not take place."""
         assert claim.run is not None
-        if claim.deferred:
+        if self._ledger.abandon(claim.run):
             self._refuse(claim)
         else:
-            self._finish(claim, Finish(claim.run, "interrupted", note=note))
+            self._finish(claim, Finish(claim.run, "unbegun", note=note))
 
     def _record(self, claim: Claim, asked: bool = False) -> None:
         """Have the start of a job recorded that was deferred; tell its slot, if that asked."""
         assert claim.run is not None
         self._ledger.record(claim.run, (lambda: self._recorded(claim)) if asked else None)
+        if claim.deferred and self.stopping:
+            self._ledger.note(Stopping(claim.run, datetime.now(UTC)))
+        claim.deferred = False
 
     def _recorded(self, claim: Claim) -> None:
         if claim.slot is not None and claim.job is not None:
@@ -494,7 +511,7 @@ class Dispatch:
             error = {"code": code, "message": message, "traceback": ""}
             assert claim.frame is not None
             pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
-            finish = Finish(run, "failed", error=error, pause=pause)
+            finish = Finish(run, "failed", error=error, pause=pause)  # its first death is followed at once
         self._finish(claim, finish)
 
 

@@ -13,6 +13,11 @@ SELECT msgweb.issue_job(%(id)s::uuid)
 --   id uuid, namespace text, queue text
 SELECT msgweb.is_held(%(namespace)s, %(queue)s, convert_to('job-id:' || %(id)s::uuid || E'\n', 'UTF8'))
 
+-- name: revive
+-- What was cancelled because of a job that is tried again waits for it again: see msgweb.revive_followers.
+--   id uuid
+SELECT msgweb.revive_followers(%(id)s::uuid)
+
 -- name: return_permits
 -- A job whose row is locked gives back its places of limits.
 --   id uuid
