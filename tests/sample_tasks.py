@@ -73,6 +73,12 @@ def mostly_quick(context: JobContext, *, folder: str = "") -> int:
     return hold(context, folder=folder) if folder else 0
 
 
+@task(name="samples.quick_steps", queue=QUEUE)
+def quick_steps(context: JobContext) -> int:
+    """The number of the attempt, by way of a step."""
+    return context.step("only", lambda: context.attempt)
+
+
 @task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
 def once(context: JobContext, *, folder: str) -> int:
     """The same for work that must not be done twice."""

@@ -28,7 +28,7 @@ OPEN = frozenset({Job.State.SCHEDULED, Job.State.READY, Job.State.WAITING})
 
 
 def cancel(job_id: uuid.UUID, by: str) -> Job:
-    """Cancel a job: at once while it waits; a running one is asked to stop, and ended after a grace.
+    """Cancel a job: at once while it waits; one that a worker has is asked to stop, and ended after a grace.
 
     To cancel a job that is cancelled, or being cancelled, changes nothing.
 
@@ -46,7 +46,7 @@ def cancel(job_id: uuid.UUID, by: str) -> Job:
         if job.is_final:
             raise JobIsFinal(f"job {job_id} has {job.state}: it cannot be cancelled any more")
         # A job that a consumer outside works on is ended here: nobody there can be asked to stop.
-        if job.state != Job.State.RUNNING or job.worker is None:
+        if not (job.worker is not None if job.state == Job.State.RUNNING else _in_hands(job)):
             finish(job, "cancelled", text=_text("cancelled", by))
         elif job.cancel_requested_at is None:
             job.cancel_requested_at = timezone.now()
@@ -72,6 +72,8 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
         if job.state not in (Job.State.FAILED, Job.State.CANCELLED, Job.State.EXPIRED, Job.State.WAITING):
             raise WrongState(f"job {job_id} is {job.state}: it cannot be tried again")
         ended = job.is_final
+        if not ended:
+            _must_wait(job, "tried again")
         if ended:
             job.failures = job.deaths = 0
             job.reply_to = ""
@@ -93,7 +95,7 @@ def hold(job_id: uuid.UUID, by: str) -> Job:
 
     Raises:
         UnknownJob: there is none of that id.
-        WrongState: it is at work, or has ended.
+        WrongState: it is at work or about to begin, or has ended.
     """
     with transaction.atomic():
         job = locked(job_id)
@@ -167,7 +169,7 @@ def edit(
 
     Raises:
         UnknownJob: there is none of that id.
-        WrongState: it is at work, or has ended: run it again as another job.
+        WrongState: it is at work or about to begin, or has ended: run it again as another job.
         BadArguments: they do not fit the task.
     """
     priority, queue, run_at = (changes.priority, changes.queue, changes.run_at) if changes else (None, None, None)
@@ -222,6 +224,15 @@ def rerun(job_id: uuid.UUID, by: str, *, arguments: Mapping[str, Any] | None = N
 def _must_wait(job: Job, what: str) -> None:
     if job.state not in OPEN:
         raise WrongState(f"job {job.id} is {job.state}: it cannot be {what}")
+    if _in_hands(job):
+        raise WrongState(f"job {job.id} is about to begin: it cannot be {what}")
+
+
+def _in_hands(job: Job) -> bool:
+    """Whether a worker has the job, though it is not on record that it runs: see `apps.jobs.recorder`."""
+    with connection.cursor() as cursor:
+        cursor.execute(query("in_hands"), {"id": job.id, "namespace": job.namespace, "queue": job.queue})
+        return bool(cursor.fetchone()[0])
 
 
 def _issue(job: Job) -> None:

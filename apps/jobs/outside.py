@@ -147,7 +147,14 @@ def _take(job: Job, said_by: str) -> MsgwebError | None:
                 return Conflict(f"job {job.id} waits for its turn at a limit: leave it")
         cursor.execute(
             query("start"),
-            {"ids": [job.id], "deliveries": [job.delivery], "worker": None, "host": said_by[:255], "pid": None},
+            {
+                "ids": [job.id],
+                "deliveries": [job.delivery],
+                "again": [job.id],
+                "worker": None,
+                "host": said_by[:255],
+                "pid": None,
+            },
         )
     job.refresh_from_db()
     return None

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cable import Cable
 from tests.installation import Installation
-from tests.lifepoints import POINTS, TASKS, CutOff, bring_to
+from tests.lifepoints import POINTS, TASKS, CutOff, bring_to, row_held
 from tests.mortal import Mortal
 from tests.working import Jobs, gone, start
 
@@ -78,6 +78,37 @@ def test_quick_jobs_that_waited_in_a_killed_slot_are_done_and_only_the_one_at_wo
     states = dict(jobs.query("SELECT state, count(*) FROM jobs_job GROUP BY state"))
     assert states.get("failed", 0) <= 1  # it has one attempt only
     assert sum(states.values()) == 2000
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["slots", "all"])
+def test_a_job_that_was_to_be_quick_is_not_lost_when_it_was_begun_and_not_yet_on_record(
+    jobs: Jobs, victim: str
+) -> None:
+    start(jobs)
+    for _ in range(3):  # from then on it counts as quick
+        jobs.end(jobs.ask("samples.mostly_quick"))
+    with contextlib.ExitStack() as keeping:
+        jobs.installation.signal("worker", signal.SIGUSR1)
+        jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+        job = jobs.ask("samples.mostly_quick", folder=str(jobs.folder))
+        jobs.installation.signal("worker", signal.SIGUSR2)
+        jobs.until(jobs.begun, "it begins")
+        keeping.enter_context(row_held(jobs, job))  # what was not on record by now is not either when it dies
+        kill(jobs, victim)
+        if victim == "all":
+            start(jobs, "worker2")
+    jobs.go()
+    ended = jobs.end(job)
+    if victim == "slots":
+        assert (ended["state"], ended["attempt"], ended["error"]["code"]) == ("failed", 1, "slot_died")
+        assert jobs.outcomes(job) == ["failed"]
+        assert jobs.states(job) == ["ready", "running", "failed"]
+    else:
+        assert ended["state"] == "succeeded"
+        assert len(jobs.begun()) == 2
+        assert jobs.outcomes(job)[-1] == "succeeded"
+    jobs.until(lambda: jobs.waiting() == 0, "no message is left")
 
 
 @pytest.mark.chaos

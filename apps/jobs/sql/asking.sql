@@ -8,6 +8,11 @@ SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
 --   id uuid
 SELECT msgweb.issue_job(%(id)s::uuid)
 
+-- name: in_hands
+-- Whether a worker holds a message of the job, whose row is locked: it may be at work on it, before that is on record.
+--   id uuid, namespace text, queue text
+SELECT msgweb.is_held(%(namespace)s, %(queue)s, convert_to('job-id:' || %(id)s::uuid || E'\n', 'UTF8'))
+
 -- name: revive
 -- What was cancelled because of a job that is tried again waits for it again: see msgweb.revive_followers.
 --   id uuid

@@ -8,8 +8,30 @@
 -- Locks: the rows FOR NO KEY UPDATE, in the order of their ids, until the end of the transaction.
 SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
        attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
-       reply_to, correlation_id, wants_progress
+       reply_to, correlation_id, wants_progress, failures
 FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: admit_fresh
+-- Which of these jobs may begin though their start is recorded later: it would be taken, decides nothing (no limit, no
+-- expiry, no attempt of a worker that died) and keeps no time.
+--   ids uuid[], deliveries int[], tickets int[]: in order
+-- Returns for each of them its position, from 1.
+-- Locks: the rows FOR NO KEY UPDATE for a moment, skipping those that others hold: whoever changes a job at this moment
+-- from outside is heard first.
+SELECT g.position, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
+    AS g (id, delivery, ticket, position)
+JOIN jobs_job j ON j.id = g.id
+WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
+  AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+  AND j.timeout IS NULL AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+FOR NO KEY UPDATE OF j SKIP LOCKED
+
+-- name: alive
+-- Which sessions live.
+--   sessions int[]
+-- Locks: they live until the end of the transaction.
+SELECT msgweb.living_sessions(%(sessions)s::int[])
 
 -- name: peek
 -- The same without locks, to tell a row that another holds from one that is not there.
@@ -45,12 +67,15 @@ FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS g (id, attempt) WHERE a.job
 -- name: start
 -- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted, and of a
 -- job that is to begin anew then, finished steps are forgotten.
---   ids uuid[], deliveries int[], worker bigint, host text, pid int
+--   ids uuid[], deliveries int[], again uuid[] (those that have been begun before), worker bigint, host text, pid int
+-- Attempts are found by the primary key of each, whatever the planner thinks of the table's size.
 WITH given AS (
     SELECT * FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[]) AS g (id, delivery)
 ), interrupted AS (
     UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = 'interrupted'
-    FROM given g WHERE a.job_id = g.id AND a.ended_at IS NULL
+    WHERE a.id = ANY (ARRAY(
+        SELECT open.id FROM unnest(%(again)s::uuid[]) AS g (id) CROSS JOIN LATERAL (
+            SELECT x.id FROM jobs_attempt x WHERE x.job_id = g.id AND x.ended_at IS NULL OFFSET 0) AS open))
     RETURNING a.job_id
 ), started AS (
     UPDATE jobs_job j
@@ -127,9 +152,12 @@ WITH given AS (
         ELSE error END AS job_error
     FROM decided
 ), closed AS (
-    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), error = d.error,
-        outcome = CASE d.outcome WHEN 'unbegun' THEN 'interrupted' ELSE d.outcome END
-    FROM decided d WHERE a.job_id = d.id AND a.ended_at IS NULL
+    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), error = o.error,
+        outcome = CASE o.outcome WHEN 'unbegun' THEN 'interrupted' ELSE o.outcome END
+    FROM (SELECT d.outcome, d.error, open.place FROM decided d CROSS JOIN LATERAL (
+        SELECT x.ctid AS place FROM jobs_attempt x
+        WHERE x.job_id = d.id AND x.number = d.attempt AND x.ended_at IS NULL OFFSET 0) AS open) AS o
+    WHERE a.ctid = o.place
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
@@ -147,6 +175,36 @@ SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error 
         ELSE coalesce(d.pause, least(60, 2.0 ^ least(j.failures, 10)) * (0.8 + 0.4 * random())) END) ELSE j.run_at END
 FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
+
+-- name: complete
+-- Attempts that succeeded before their start was written: start and end as one change of the row. `follow` comes after it.
+--   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results jsonb (a list),
+--   host text, pid int
+-- Returns those of them that somebody wants a reply of, as `finish`.
+WITH given AS (
+    SELECT *, clock_timestamp() AS ended FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]),
+        unnest(%(workers)s::bigint[]), unnest(%(seconds)s::float8[]), jsonb_array_elements(%(results)s::jsonb))
+        AS g (id, delivery, worker, seconds, result)
+), done AS (
+    UPDATE jobs_job j
+    SET state = 'succeeded', attempt = j.attempt + 1, delivery = g.delivery, worker = NULL, blocked_on = NULL,
+        started_at = coalesce(j.started_at, g.ended - make_interval(secs => g.seconds)), finished_at = g.ended,
+        result = g.result, error = NULL
+    FROM given g WHERE j.id = g.id
+    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended,
+        j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result
+), closed AS (
+    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome)
+    SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded' FROM done
+), noted AS (
+    INSERT INTO jobs_event (job_id, at, kind, data)
+    SELECT d.id, CASE WHEN e.ends THEN d.ended ELSE d.began END, 'state', CASE WHEN e.ends
+        THEN jsonb_build_object('state', 'succeeded', 'attempt', d.attempt)
+        ELSE jsonb_build_object('state', 'running', 'attempt', d.attempt) END
+    FROM done d CROSS JOIN (VALUES (false), (true)) AS e (ends) ORDER BY e.ends
+)
+SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, NULL::text AS error
+FROM done WHERE reply_to <> ''
 
 -- name: follow
 -- What follows when attempts have ended: the next attempt's message, places of limits, chains, batches.
