@@ -21,6 +21,7 @@ from apps.accounts.models import NAMESPACE_PATTERN
 from apps.broker.engine import parse_address
 from apps.jobs import async_connection, django_tasks, tasks_api
 from apps.jobs.asking import Ask, encoded, request_of
+from apps.jobs.ids import new_id
 from apps.jobs.queries import query
 from apps.jobs.task_results import result_of
 from msgweb.errors import BadDestination, NotFound
@@ -56,7 +57,7 @@ class MsgwebBackend(tasks_api.BaseTaskBackend):
         """
         self.validate_task(task)
         request = self._request(task, args, kwargs)
-        row = self._ask(encoded(request))
+        row = self._ask(request)
         result = self._enqueued(task, request, row) or self.get_result(str(row[0]))
         tasks_api.signals.task_enqueued.send(type(self), task_result=result)
         return result
@@ -134,10 +135,10 @@ class MsgwebBackend(tasks_api.BaseTaskBackend):
         ours = django_tasks.load(task.module_path)
         priority = broker_priority(task.priority) if task.priority else None
         arguments: Any = tasks_api.normalize_json({"args": list(args), "kwargs": dict(kwargs)})
-        ask = Ask(job_id=uuid.uuid4(), run_at=run_after, priority=priority, queue=task.queue_name)
+        ask = Ask(job_id=new_id(), run_at=run_after, priority=priority, queue=task.queue_name)
         return request_of(ours, self.namespace, {**arguments, "task": kept}, ask)
 
-    def _ask(self, request: str) -> tuple[Any, ...]:
+    def _ask(self, request: Mapping[str, Any]) -> tuple[Any, ...]:
         from apps.jobs.submit import enqueue_row
 
         try:

@@ -76,6 +76,7 @@ class StatisticsWriter:
             columns = zip(*self._waiting.values(), strict=True)
             await connection.execute(_WRITE, [list(self._waiting), *map(list, columns)])
             self._waiting = {}
+        await connection.execute("SELECT msgweb.fold_tally()")
         await connection.execute("SELECT msgweb.sample_queues()")
         if now - self._rolled >= ROLL_UP:
             self._rolled = now
