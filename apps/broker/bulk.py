@@ -16,7 +16,8 @@ from msgweb.errors import BadDestination, BadMessage
 BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 BINARY_TAIL = b"\xff\xff"
 
-PORTION = 1_000  # messages of a COPY
+PORTION = 5_000  # messages of a COPY
+AT_ONCE = 100  # rows that are handed over together; much more than the socket holds would leave nothing to do meanwhile
 _PLAIN = """
 SELECT max_length IS NULL AND max_bytes IS NULL AND message_ttl IS NULL AND expires_after IS NULL
 FROM msgweb.destination WHERE id = %s
@@ -30,19 +31,22 @@ def field(value: bytes | None) -> bytes:
     return b"\xff\xff\xff\xff" if value is None else _LENGTH.pack(len(value)) + value
 
 
-def copy(statement: str, rows: Iterable[bytes], meanwhile: Callable[[], object], using: str = "default") -> None:
+def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], object], using: str = "default") -> None:
     """Run a COPY in binary.
 
     Args:
         rows: each with the number of its columns before them.
-        meanwhile: called when the rows are on their way, while the database writes them.
+        meanwhile: called again and again, when some rows are on their way, while the database writes them.
 
     Raises:
         django.db.DatabaseError: one of them was refused.
     """
     with connections[using].cursor() as cursor, cursor.copy(statement) as copying:
-        copying.write(b"".join((BINARY_HEAD, *rows, BINARY_TAIL)))
-        meanwhile()
+        copying.write(BINARY_HEAD)
+        for at in range(0, len(rows), AT_ONCE):
+            copying.write(b"".join(rows[at : at + AT_ONCE]))
+            meanwhile()
+        copying.write(BINARY_TAIL)
 
 
 class Sending:

@@ -15,8 +15,9 @@ from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
 from msgweb.errors import BadRequest
 
+PORTION = 5_000  # jobs whose rows are in memory at once
 FIRST = 200  # jobs that are made ready before the database has anything to write
-STEP = 350  # jobs that are made ready while it writes the rows of one table
+STEP = 40  # jobs that are made ready while it writes a hundred rows of one of the three tables
 _COLUMNS = (
     *(
         "id",
@@ -92,12 +93,18 @@ def enqueue_many(
             rows = _Rows(task, request, cursor.fetchone()[0])
         sending = Sending(namespace, request["queue"], priority=request["priority"])
         rows.make(first)
+
+        def more() -> None:
+            if len(rows.ids) - written < PORTION:
+                rows.make(islice(remaining, STEP))
+
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
         while rows.messages:
             jobs, events, messages = rows.take()
-            copy(_JOBS, jobs, lambda: rows.make(islice(remaining, STEP)))
-            copy(_EVENTS, events, lambda: rows.make(islice(remaining, STEP)))
-            sending.send(messages, lambda: rows.make(islice(remaining, STEP)))
+            written = len(rows.ids)
+            copy(_JOBS, jobs, more)
+            copy(_EVENTS, events, more)
+            sending.send(messages, more)
         sending.finish()
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_notify('msgweb_job', %s)", [str(rows.ids[-1])])
