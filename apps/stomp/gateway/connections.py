@@ -385,12 +385,16 @@ class ClientConnection(Channel):
     def _violation(self, event: Violation) -> None:
         error = event.error
         if isinstance(error, NotStomp):
-            self._reason = error.code
-            if error.answer:
-                self.write(error.answer)
-            self._finish()
+            self.stranger(error)
         else:
             self._refuse(error, event.receipt, fatal=event.fatal)
+
+    def stranger(self, error: NotStomp) -> None:
+        """Another protocol is spoken here: say so in its own, and close."""
+        self._reason = error.code
+        if error.answer:
+            self.write(error.answer)
+        self._finish()
 
     def _refuse(self, error: MsgwebError | StompError, receipt: bytes | None, fatal: bool = False) -> None:
         """ERROR, once the frames before it are answered; then the end, except where clients expect to go on.

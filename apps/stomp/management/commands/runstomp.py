@@ -13,10 +13,12 @@ from typing import Any
 
 import uvloop
 from django.conf import settings
+from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from apps.broker.postgres import PostgresEngine
+from apps.jobs.checks import CHECKED
 from apps.jobs.stomp_port import JobsTaskPort
 from apps.stomp.gateway.acceptors import bind
 from apps.stomp.gateway.access import AccountAuthenticator
@@ -45,6 +47,9 @@ class Command(BaseCommand):
         "Serve STOMP 1.0, 1.1 and 1.2 clients. SIGTERM drains: clients may finish, then the process ends with 0. "
         "SIGHUP reads certificates again."
     )
+
+    #: Those of the environment and of jobs: the rest read every page and form of the web into this process's memory.
+    requires_system_checks = [Tags.security, CHECKED]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Where to listen and how."""
