@@ -23,7 +23,7 @@ from apps.broker.headers import decode_headers, encode_headers
 from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
+from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started, Stopping
 from workers import wire
 from workers.claims import Claim
 from workers.durations import Durations
@@ -89,6 +89,17 @@ class Dispatch:
         self.handing_back = False
         self.quiet = asyncio.Event()
         self.ready = asyncio.Event()
+
+    def stop(self) -> None:
+        """Take no more. What is at work goes on; if this worker is killed meanwhile, that was not for its jobs."""
+        self.stopping = True
+        for claim in self._at_work.values():
+            self._note_stopping(claim)
+        self.flush()
+
+    def _note_stopping(self, claim: Claim) -> None:
+        if claim.run is not None and not claim.lost:
+            self._ledger.note(Stopping(claim.run, datetime.now(UTC)))
 
     def hand_back(self) -> int:
         """End what runs, at no cost to the jobs; how many there are."""
@@ -267,8 +278,10 @@ class Dispatch:
             )
             self._at_work[run.job] = claim
             if self.handing_back:
-                self._finish(claim, Finish(run, "interrupted", note="handed back: the worker was stopped"))
+                self._finish(claim, Finish(run, "unbegun", note="handed back: the worker was stopped"))
             else:
+                if self.stopping:
+                    self._note_stopping(claim)
                 self._send(claim)
         self.flush_soon()
 
@@ -303,7 +316,7 @@ class Dispatch:
                 self._send(claim)
             elif claim.ending or not (claim.alone or time.monotonic() - since < PATIENCE):
                 del self._homeless[claim]
-                self._finish(claim, Finish(claim.run, "interrupted", note=note))
+                self._finish(claim, Finish(claim.run, "unbegun", note=note))
 
     def _ended(self, claim: Claim, message: wire.Ended) -> None:
         """Its slot says that it has ended."""
@@ -452,7 +465,7 @@ class Dispatch:
             error = {"code": code, "message": message, "traceback": ""}
             assert claim.frame is not None
             pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
-            finish = Finish(run, "failed", error=error, pause=pause)
+            finish = Finish(run, "failed", error=error, pause=pause)  # its first death is followed at once
         self._finish(claim, finish)
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.recorder import Batch, Finish, LogLine, Mark, NotStarted, Recorder, Run, Start, Started, Written
+from apps.jobs.recorder import Batch, Finish, LogLine, Mark, Note, NotStarted, Recorder, Run, Start, Started, Written
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Ledger:
         self._pid = pid
         self._cancelled = cancelled
         self._starts: dict[UUID, tuple[Start, Begun]] = {}
-        self._notes: list[LogLine | Mark] = []
+        self._notes: list[Note] = []
         self._left_out: dict[Run, int] = {}
         self._finishes: dict[Run, tuple[Finish, Concluded]] = {}
         self._put_off: set[UUID] = set()
@@ -107,13 +107,22 @@ class Ledger:
     def begin(self, start: Start, begun: Begun) -> None:
         """Record that an attempt begins. Only when `begun` is called with a `Started` may it begin."""
         earlier = self._starts.get(start.job)
-        self._starts[start.job] = (start, begun)
-        if earlier is not None:
-            earlier[1](NotStarted("stale"))  # the session was lost and the message came again
+        void = None
+        if earlier is None or earlier[0].ticket <= start.ticket:
+            self._starts[start.job] = (start, begun)
+            if earlier is not None:
+                void = earlier[1]
+        else:
+            void = begun
+        if void is not None:
+            # Of two messages of a job the one with the lower ticket is void; of two deliveries of one message, the
+            # earlier: its session was lost.
+            again = earlier is not None and earlier[0].ticket == start.ticket
+            asyncio.get_running_loop().call_soon(void, NotStarted("stale" if again else "final"))
         self._wake(urgent=True)
 
-    def note(self, note: LogLine | Mark) -> None:
-        """Record a line of the log, or progress."""
+    def note(self, note: Note) -> None:
+        """Record a line of the log, progress, or that the worker is to stop."""
         if len(self._notes) >= NOTES_LIMIT:
             self._left_out[note.run] = self._left_out.get(note.run, 0) + 1
             return
@@ -191,8 +200,12 @@ class Ledger:
         self._settle(batch, written)
 
     def _settle(self, batch: Batch, written: Written) -> None:
+        tickets = {start.job: start.ticket for start in batch.starts}
         for job, answer in written.starts.items():
-            self._starts.pop(job)[1](answer)
+            if self._starts[job][0].ticket == tickets[job]:
+                self._starts.pop(job)[1](answer)
+            else:  # another message of the job has come meanwhile: it is yet to be asked about
+                self._wake(urgent=True)
         for run, (state, failures) in written.finishes.items():
             self._finishes.pop(run)[1](Ended(state, failures))
         if written.refused:

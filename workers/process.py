@@ -29,6 +29,8 @@ class SlotDied(Exception):
                 how = f"was ended by {signal.Signals(-status).name}"
             except ValueError:
                 how = f"was ended by signal {-status}"
+            if -status == signal.SIGKILL:  # where it was ours, its job is told something else
+                how += ", probably out of memory"
         else:
             how = f"exited with status {status}"
         super().__init__(f"the process of the job {how}")

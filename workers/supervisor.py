@@ -162,8 +162,7 @@ class Supervisor:
         return False
 
     async def _drain(self) -> None:
-        self._dispatch.stopping = True
-        self._dispatch.flush()
+        self._dispatch.stop()
         running = len(self._dispatch.running())
         log.info("draining: %d job%s still at work", running, "" if running == 1 else "s")
         handing_back = asyncio.get_running_loop().create_task(self._hand_back(), name="hand back")

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 from psycopg import AsyncConnection
 
-from apps.jobs import replies
+from apps.jobs import deaths, replies
 from apps.jobs.channels import EVENTS
 from apps.jobs.pipelined import Pipelined, Row, Step
 
@@ -43,12 +43,16 @@ class Start:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
         ticket: the message's: of a job that was given a new message since, the old one is void.
+        namespace: whose job it must be; None: whosever.
+        outside: who does the work, for people, where that is no process of the worker's own.
     """
 
     job: UUID
     delivery: int
     worker: int
     ticket: int = 0
+    namespace: str | None = None
+    outside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +77,23 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Stopping:
+    """The worker was told to stop, and the attempt is still at work: if it is killed now, it was not for the job."""
+
+    run: Run
+    at: datetime
+
+
+Note = LogLine | Mark | Stopping
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The end of an attempt.
 
     Attributes:
-        outcome: succeeded, failed, cancelled or interrupted; expired for a job that never began.
+        outcome: succeeded, failed, cancelled or interrupted; unbegun where the job's code was not even called; expired
+            for a job that never began.
         again: whether a failure may be retried, while the job has attempts left.
         note: why, for the state event.
         pause: seconds until then.
@@ -97,7 +113,7 @@ class Batch:
     """What goes into one transaction. The notes precede the finishes; a job's start stands alone."""
 
     starts: Sequence[Start] = ()
-    notes: Sequence[LogLine | Mark] = ()
+    notes: Sequence[Note] = ()
     finishes: Sequence[Finish] = ()
 
 
@@ -207,22 +223,24 @@ class Recorder:
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
         taken, over = self._admissible(batch.starts, rows, peeked, written)
+        orphans = await self._orphans(taken, rows, over, written)
         blocked = await self._admit(taken, rows, written)
+        await self._count_deaths([one for one in orphans if one.job not in written.put_off])
         notes = [note for note in batch.notes if note.run in admitted]
         marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
         finishes = [item for item in batch.finishes if item.run in admitted]
         ends = [(item.run.job, item) for item in finishes]
-        ends += [(job, Finish(Run(job, 0, 0), outcome)) for job, outcome in over.items()]
+        ends += over.items()
         changed = {*taken, *blocked, *(note.run.job for note in notes), *(job for job, _ in ends)}
         told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
         asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
-        workers = {start.worker for start in taken.values()}
-        steps = [self._starting(list(taken.values()), worker) for worker in workers]
+        workers = list({(start.worker, start.outside) for start in taken.values()})
+        steps = [self._starting(list(taken.values()), *worker) for worker in workers]
         steps += _noting(notes, marks)
         if ends:
             steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
         results = await self._statements.run(steps if asked else [*steps, *told])
-        for worker, begun in zip(workers, results, strict=False):
+        for (worker, _), begun in zip(workers, results, strict=False):
             for job, attempt, *what in begun:
                 written.starts[job] = Started(Run(job, attempt, worker), *what)
         outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
@@ -239,10 +257,10 @@ class Recorder:
         rows: Mapping[UUID, Row],
         peeked: Mapping[UUID, Row],
         written: Written,
-    ) -> tuple[dict[UUID, Start], dict[UUID, str]]:
+    ) -> tuple[dict[UUID, Start], dict[UUID, Finish]]:
         """Which of them may begin, limits apart, and how the jobs end that end instead; the others are answered."""
         taken: dict[UUID, Start] = {}
-        over: dict[UUID, str] = {}
+        over: dict[UUID, Finish] = {}
         for start in starts:
             row = rows.get(start.job)
             if row is None:
@@ -250,20 +268,45 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
+            elif start.namespace is not None and row[1] != start.namespace:
+                written.starts[start.job] = NotStarted("missing")
             elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
                 written.starts[start.job] = NotStarted("stale")
             elif row[6] is not None:  # its worker died before it could cancel
-                over[start.job] = "cancelled"
+                over[start.job] = Finish(_run(start), "cancelled")
             elif row[9]:
-                over[start.job] = "expired"
+                over[start.job] = Finish(_run(start), "expired")
             elif row[2] == "running" and row[11] == "fail":  # so did its worker, and that ends it
-                over[start.job] = "interrupted"
+                over[start.job] = Finish(_run(start), "interrupted")
             else:
                 taken[start.job] = start
         written.starts.update(dict.fromkeys(over, NotStarted("final")))
         return taken, over
+
+    async def _orphans(
+        self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], over: dict[UUID, Finish], written: Written
+    ) -> list[deaths.Verdict]:
+        """Those whose worker died with them. Takes out whose turn is later, or never."""
+        running = [job for job in taken if rows[job][2] == "running"]
+        found = [deaths.judge(*row) for row in await self._rows("orphans", ids=running)] if running else []
+        for one in found:
+            if one.error is not None and one.pause != 0:
+                again = one.pause is not None
+                run = _run(taken.pop(one.job))
+                over[one.job] = Finish(run, "interrupted", None, one.error, again, one.note or None, one.pause)
+                written.starts[one.job] = NotStarted("final")
+        return found
+
+    async def _count_deaths(self, orphans: Sequence[deaths.Verdict]) -> None:
+        if orphans:
+            await self._rows(
+                "count_deaths",
+                ids=[one.job for one in orphans],
+                deaths=[one.deaths for one in orphans],
+                errors=[None if one.error is None else json.dumps(one.error) for one in orphans],
+            )
 
     async def _admit(self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], written: Written) -> set[UUID]:
         """Take out those whose limits do not let them begin now. Returns those that were put aside."""
@@ -280,14 +323,14 @@ class Recorder:
                 written.put_off.add(job)
         return blocked
 
-    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
-        mine = [start for start in taken if start.worker == worker]
+    def _starting(self, taken: Sequence[Start], worker: int, outside: str | None) -> Step:
+        mine = [start for start in taken if (start.worker, start.outside) == (worker, outside)]
         return "start", {
             "ids": [start.job for start in mine],
             "deliveries": [start.delivery for start in mine],
             "worker": worker,
-            "host": self._host,
-            "pid": self._pid,
+            "host": self._host if outside is None else outside[:255],
+            "pid": self._pid if outside is None else None,
         }
 
     async def _tell_askers(
@@ -335,11 +378,19 @@ class Recorder:
         return (await self._statements.run([(name, parameters)]))[0]
 
 
-def _noting(notes: Sequence[LogLine | Mark], marks: Sequence[Mark]) -> list[Step]:
-    """Record lines, and of the marks the latest of each run."""
+def _run(start: Start) -> Run:
+    """Stands for the attempt of a job that ends, or is put off, instead of beginning another."""
+    return Run(start.job, 0, 0)
+
+
+def _noting(notes: Sequence[Note], marks: Sequence[Mark]) -> list[Step]:
+    """Record lines, of the marks the latest of each run, and whose worker is to stop."""
     latest = set(map(id, marks))
-    kept = [note for note in notes if isinstance(note, LogLine) or id(note) in latest]
+    kept = [note for note in notes if isinstance(note, LogLine) or (isinstance(note, Mark) and id(note) in latest)]
+    leaving = [note.run for note in notes if isinstance(note, Stopping)]
     steps: list[Step] = []
+    if leaving:
+        steps.append(("stopping", {"ids": [run.job for run in leaving], "attempts": [run.attempt for run in leaving]}))
     if kept:
         events = {
             "ids": [note.run.job for note in kept],

@@ -14,6 +14,11 @@ SELECT msgweb.enqueue_plain_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $1
 --   id uuid
 SELECT msgweb.issue_job(%(id)s::uuid)
 
+-- name: revive
+-- What was cancelled because of a job that is tried again waits for it again: see msgweb.revive_followers.
+--   id uuid
+SELECT msgweb.revive_followers(%(id)s::uuid)
+
 -- name: return_permits
 -- A job whose row is locked gives back its places of limits.
 --   id uuid

@@ -31,6 +31,7 @@ from msgweb.database import conninfo_of
 from msgweb.errors import Unavailable
 from msgweb.home import Listen, parse_listen, stomp_listen
 from msgweb.pidfile import write_pid
+from workers.outside import OutsideDesk
 
 logger = logging.getLogger(__name__)
 
@@ -158,9 +159,10 @@ async def _serve(
     )
     authenticator = AccountAuthenticator()
     queues = Queues()
+    desk = OutsideDesk(conninfo)
     await engine.start()
     try:
-        gateway = Gateway(engine, authenticator, JobsTaskPort(), queues)
+        gateway = Gateway(engine, authenticator, JobsTaskPort(), queues, work=desk)
         bound = []
         for listener in listeners:
             try:
@@ -197,6 +199,7 @@ async def _serve(
         await gateway.drain(drain)
         await watch.close()
     finally:
+        await desk.close()  # before the engine lets the messages go
         await engine.close()
         authenticator.close()
         queues.close()
