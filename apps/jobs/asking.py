@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from apps.broker.headers import escape_header
@@ -14,6 +14,7 @@ from msgweb.errors import BadArguments, BadMessage, BadRequest
 
 CORRELATION_LIMIT = 255
 LONGEST = 3e9  # seconds
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Of a request: what makes it more than a row, an event and a message that is ready.
 SPECIAL = frozenset(
     {
@@ -176,6 +177,14 @@ def plain_values(request: Mapping[str, Any]) -> list[bytes | None] | None:
         ]
     except ValueError as error:
         raise BadArguments(f"the request is no JSON: {error}") from error
+
+
+def made(values: Sequence[bytes | None], microseconds: int | None) -> tuple[uuid.UUID, str, datetime] | None:
+    """What `enqueue_plain` answered: the job's id, `new`, and when it was made; None: it was not so plain."""
+    job_id = values[0]
+    if microseconds is None or job_id is None:
+        return None
+    return uuid.UUID(job_id.decode()), "new", EPOCH + timedelta(microseconds=microseconds)
 
 
 def _number(value: float | None) -> bytes | None:

@@ -1,13 +1,13 @@
 """Ask for a job: its row, its first event and its message, by one statement in the caller's own transaction.
 
-Most are plain, and asked for by a statement that is made for speed (docs/adr/0012).
+Most are plain, and asked for by a statement that is made for speed (docs/adr/0015).
 """
 
 import json
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any
 
@@ -17,15 +17,13 @@ from django.db.models.base import ModelState
 from apps.broker import outbox
 from apps.broker.sqlstates import translated
 from apps.jobs import registry, replies
-from apps.jobs.asking import Ask, encoded, plain_values, request_of
+from apps.jobs.asking import Ask, encoded, made, plain_values, request_of
 from apps.jobs.direct import fetch_number
 from apps.jobs.ending import locked, send_reply
 from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
 from apps.jobs.models import Job
 from apps.jobs.queries import query
-
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 #: Called with the id of each job that was made: see `apps.jobs.testing.inline`.
 after_enqueue: Callable[[uuid.UUID], None] | None = None
@@ -93,11 +91,7 @@ def _plain_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime] | 
     values = plain_values(request)
     if values is None:
         return None
-    microseconds = fetch_number("enqueue_plain", values)
-    job_id = values[0]
-    if microseconds is None or job_id is None:
-        return None
-    return uuid.UUID(job_id.decode()), "new", EPOCH + timedelta(microseconds=microseconds)
+    return made(values, fetch_number("enqueue_plain", values))
 
 
 def _special_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:

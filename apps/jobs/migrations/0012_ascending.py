@@ -10,7 +10,7 @@ FIELDS = {
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0009_plain")]
+    dependencies = [("jobs", "0011_plain")]
 
     operations = [
         operation

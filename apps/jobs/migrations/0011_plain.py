@@ -4,10 +4,10 @@ from pathlib import Path
 
 from django.db import migrations
 
-SQL = Path(__file__).with_name("sql") / "0009_plain.sql"
+SQL = Path(__file__).with_name("sql") / "0011_plain.sql"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0008_upkeep"), ("broker", "0010_tally")]
+    dependencies = [("jobs", "0010_revival"), ("broker", "0010_tally")]
 
     operations = [migrations.RunSQL(SQL.read_text())]
