@@ -172,3 +172,31 @@ def test_a_process_without_a_database_keeps_its_counts(conninfo, queue):
     asyncio.run(work())
     with closing(connections["default"]):
         assert total(queue)["sent"] == 2
+
+
+def test_counts_whose_writing_was_cancelled_midway_are_written_once(conninfo, queue):
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'msgweb.statistic'::regclass AND NOT granted"
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        await done(lambda callback: engine.send(Message(queue, b"x"), callback))
+        writer = engine._keeper.statistics
+        async with (
+            await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection,
+            await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as watch,
+            await psycopg.AsyncConnection.connect(conninfo) as blocker,
+        ):
+            await blocker.execute("LOCK TABLE msgweb.statistic IN ACCESS EXCLUSIVE MODE")
+            writing = asyncio.create_task(writer.write(connection, 1e12))
+            while (await (await watch.execute(waits)).fetchone()) == (0,):
+                pass
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            await blocker.rollback()
+            await writer.write(connection, 2e12)
+        await engine.close()
+
+    asyncio.run(work())
+    assert total(queue)["sent"] == 1
