@@ -99,9 +99,10 @@ class Job(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(fields=["-created_at", "-id"], name="job_newest"),
-            models.Index(fields=["state", "-created_at"], name="job_state"),
-            models.Index(fields=["namespace", "task", "-created_at"], name="job_task"),
+            # Ascending, though lists show the newest first: new entries then stand at the end, where there is room.
+            models.Index(fields=["created_at", "id"], name="job_newest"),
+            models.Index(fields=["state", "created_at"], name="job_state"),
+            models.Index(fields=["namespace", "task", "created_at"], name="job_task"),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
             models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
             models.Index(

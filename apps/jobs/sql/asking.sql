@@ -3,6 +3,12 @@
 --   request text (JSON)
 SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
 
+-- name: enqueue_plain
+-- Ask for a job that nothing is special about: see msgweb.enqueue_plain_job. Null where it is not so plain.
+--   $1 id, $2 namespace, $3 task, $4 queue, $5 arguments (JSON), $6 the message's headers, $7 priority, $8 max_attempts,
+--   $9 requested_by, $10 expires (seconds), $11 timeout (seconds), $12 on_death, $13 limits (JSON), $14 batch
+SELECT msgweb.enqueue_plain_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+
 -- name: issue
 -- A new message for a job whose row is locked.
 --   id uuid
