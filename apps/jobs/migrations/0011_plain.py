@@ -8,6 +8,6 @@ SQL = Path(__file__).with_name("sql") / "0011_plain.sql"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0010_revival"), ("broker", "0010_tally")]
+    dependencies = [("jobs", "0010_revival"), ("broker", "0013_tally")]
 
     operations = [migrations.RunSQL(SQL.read_text())]

@@ -24,7 +24,7 @@ FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%
 JOIN jobs_job j ON j.id = g.id
 WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
   AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
-  AND j.timeout IS NULL AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+  AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
 FOR NO KEY UPDATE OF j SKIP LOCKED
 
 -- name: alive

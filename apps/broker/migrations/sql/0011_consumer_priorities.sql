@@ -1,4 +1,4 @@
--- Consumer priorities across processes (docs/adr/0014): each process says of a queue which priorities its consumers have.
+-- Consumer priorities across processes (docs/adr/0016): each process says of a queue which priorities its consumers have.
 -- highest: of those without a selector (of an exclusive queue: of all); -2147483648: there is none. lowest: of all.
 ALTER TABLE msgweb.consumer ADD highest integer NOT NULL DEFAULT 0, ADD lowest integer NOT NULL DEFAULT 0;
 

@@ -8,6 +8,6 @@ SQL = Path(__file__).parent / "sql"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("broker", "0009_consumers")]
+    dependencies = [("broker", "0012_held")]
 
-    operations = [migrations.RunSQL((SQL / "0010_tally.sql").read_text())]
+    operations = [migrations.RunSQL((SQL / "0013_tally.sql").read_text())]

@@ -8,6 +8,6 @@ SQL = Path(__file__).parent / "sql"
 
 
 class Migration(migrations.Migration):
-    dependencies = [("broker", "0009_consumers")]
+    dependencies = [("broker", "0011_consumer_priorities")]
 
-    operations = [migrations.RunSQL((SQL / "0010_held.sql").read_text())]
+    operations = [migrations.RunSQL((SQL / "0012_held.sql").read_text())]
