@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -115,6 +116,38 @@ def test_pings_of_a_client_that_never_reads_cost_bounded_memory(serve: Callable[
             sent += client.socket.send(pings[sent % len(pings) :])
     assert sent < 100_000_000
     assert connection.unread < 12_000_000
+
+
+# -- what a connection leaves
+
+
+@pytest.mark.parametrize("farewell", ["DISCONNECT", "end"])
+def test_who_sends_and_goes_leaves_nothing_to_the_garbage_collector(
+    gateway: RunningGateway, queue: str, farewell: str
+) -> None:
+    async def collect() -> None:
+        gc.collect()
+        gc.disable()
+
+    client = gateway.connected()
+    name = connection_of(gateway, client).name
+
+    def is_left() -> bool:
+        return any(type(one) is ClientConnection and one.name == name for one in gc.get_objects())
+
+    assert is_left()
+    gateway.run(collect)
+    try:
+        client.confirmed("SEND", b"x", destination=queue)
+        client.confirmed("BEGIN", transaction="t")
+        client.send("SEND", b"y", destination=queue, transaction="t")
+        if farewell == "DISCONNECT":
+            client.confirmed("DISCONNECT")
+            client.expect_end()
+        client.close()
+        until(lambda: not is_left(), SECONDS, "the connection's memory to be free")
+    finally:
+        gc.enable()
 
 
 # -- what cannot be

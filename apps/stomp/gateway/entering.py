@@ -68,7 +68,8 @@ class Entering:
                 self._enter(event, principal)
         finally:
             connection.release_hold("log-in")
-            self.meter()
+            if not connection.is_over:
+                self.meter()
 
     def _enter(self, event: Connect, principal: Principal) -> None:
         try:
