@@ -62,6 +62,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", choices=("ours", "rabbitmq", "activemq"), help="measure these brokers alone"
     )
+    tools = sorted({peer.name for peer in side_by_side.PEERS})
+    parser.add_argument("--tools", nargs="+", choices=tools, metavar="NAME", help=f"of jobs: {', '.join(tools)}")
     parser.add_argument("--json", action="store_true", help="one JSON object with every single run, instead of a table")
     options = parser.parse_args(arguments)
     of_jobs = [name for name in options.scenario if name in JOB_SCENARIOS]
@@ -274,7 +276,7 @@ def _jobs(options: argparse.Namespace) -> int:
             options.scenario,
             options.repeat,
             options.messages,
-            ours_only=options.only == ["ours"],
+            tools=["msgweb"] if options.only == ["ours"] else options.tools,
             as_json=options.json,
         )
     except Asked:

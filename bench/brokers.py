@@ -44,6 +44,7 @@ class Broker:
         pids: its processes by name; each stands for its whole process tree.
         fsync: how it treats the disk, for the table's foot.
         arguments: stompload's options for it, by scenario; those of "" are for all.
+        amqp: where it speaks AMQP, if it does: a port.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Broker:
     pids: dict[str, int]
     fsync: str
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    amqp: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,7 @@ def rabbitmq() -> Iterator[Broker]:
         _until(lambda: _greets(stomp, "guest", "guest"), server, "RabbitMQ", log)
         name = f"{_package_version('rabbitmq-server')}, Erlang {_package_version('erlang-base')}"
         pids = {"rabbitmq": server.pid}
-        yield Broker("RabbitMQ", name, stomp, "guest", "guest", pids, "its defaults: durable classic queues")
+        yield Broker("RabbitMQ", name, stomp, "guest", "guest", pids, "its defaults: durable classic queues", amqp=amqp)
 
 
 def quorum(rabbitmq: Broker) -> Broker:

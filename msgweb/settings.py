@@ -41,7 +41,7 @@ MSGWEB_JOBS_KEEP = os.environ.get("MSGWEB_JOBS_KEEP", "")
 MSGWEB_SCHEDULES = json.loads(os.environ.get("MSGWEB_SCHEDULES") or "{}")
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # msgweb.urls looks for what there is to administer
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

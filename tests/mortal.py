@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from msgweb import database
@@ -50,6 +51,13 @@ class Mortal:
             command = [*programs.command("postgres"), "--no-fsync"]
             self._process = subprocess.Popen(command, cwd=REPOSITORY, env=self.env, stdout=output, stderr=output)
         until(lambda: connects(make_conninfo(self.conninfo, dbname="postgres")), READY_SECONDS, "Postgres answers")
+
+    def copied(self, name: str) -> str:
+        """A copy of its database, as a connection string. Nobody may be connected to that."""
+        with psycopg.connect(make_conninfo(self.conninfo, dbname="postgres"), autocommit=True) as admin:
+            template = sql.Identifier(database.EMBEDDED_DATABASE)
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), template))
+        return make_conninfo(self.conninfo, dbname=name)
 
     def kill(self) -> None:
         """End the postmaster with SIGKILL, and start it again."""

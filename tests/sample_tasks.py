@@ -73,10 +73,28 @@ def mostly_quick(context: JobContext, *, folder: str = "") -> int:
     return hold(context, folder=folder) if folder else 0
 
 
+@task(name="samples.quick_steps", queue=QUEUE)
+def quick_steps(context: JobContext) -> int:
+    """The number of the attempt, by way of a step."""
+    return context.step("only", lambda: context.attempt)
+
+
 @task(name="samples.once", queue=QUEUE, max_attempts=3, on_worker_death="fail")
 def once(context: JobContext, *, folder: str) -> int:
     """The same for work that must not be done twice."""
     return hold(context, folder=folder, polite=False)
+
+
+@task(name="samples.patient", queue=QUEUE, max_attempts=3, backoff=Backoff(first=3600))
+def patient(context: JobContext, *, folder: str) -> int:
+    """The same with an hour between its attempts."""
+    return hold(context, folder=folder)
+
+
+@task(name="samples.leave", queue=QUEUE)
+def leave(context: JobContext, *, status: int) -> None:
+    """End the process that it runs in, without a word."""
+    os._exit(status)
 
 
 @task(name="samples.kill_itself", queue=QUEUE, max_attempts=2)
@@ -84,6 +102,15 @@ def kill_itself(context: JobContext, *, folder: str) -> None:
     """End the process that it runs in."""
     with (Path(folder) / "begun").open("a") as file:
         file.write(f"{context.attempt} {os.getpid()}\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task(name="samples.kill_worker", queue=QUEUE, max_deaths=3, backoff=Backoff(first=0.2, jitter=0))
+def kill_worker(context: JobContext, *, folder: str) -> None:
+    """End all processes of the worker that it runs in."""
+    with (Path(folder) / "begun").open("a") as file:
+        file.write(f"{context.attempt} {os.getpid()}\n")
+    os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)  # the main process and the supervisor
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -170,6 +197,22 @@ def flood(context: JobContext, *, lines: int) -> None:
 
 
 by_others_again = external_task(name="samples.by_others_again", queue="samples.outside", max_attempts=2, expires=60)
+parcels = external_task(
+    name="samples.parcels",
+    queue="shop.parcels",
+    required=("order",),
+    optional=("parcels", "seconds"),
+    concurrency=Concurrency(2, "order {order}"),
+)
+outside_twos = external_task(
+    name="samples.outside_twos",
+    queue="samples.outside",
+    required=("customer",),
+    concurrency=Concurrency(2, "outside {customer}"),
+)
+outside_paced = external_task(name="samples.outside_paced", queue="samples.outside", rate=Rate(2, per=60))
+outside_quick = external_task(name="samples.outside_quick", queue="samples.outside", timeout=0.05, max_attempts=2)
+outside_once = external_task(name="samples.outside_once", queue="samples.outside", on_worker_death="fail")
 by_others = external_task(name="samples.by_others", queue="samples.outside", required=("order",), optional=("note",))
 
 

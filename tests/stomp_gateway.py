@@ -23,6 +23,7 @@ from apps.stomp.gateway.server import Gateway
 from msgweb.errors import AccessRefused
 from tests.installation import Postgres, Template
 from tests.unguarded.base import alias_of
+from workers.outside import OutsideDesk
 
 T = TypeVar("T")
 
@@ -198,12 +199,15 @@ class RunningGateway:
         tasks: TaskPort | None = None,
         listeners: Sequence[str] = ("stomp://127.0.0.1:0",),
         accounts: bool = False,
+        jobs: bool = False,
     ) -> None:
-        """With `accounts`, log-in is by the real keys of Django's database, and changes of access are heard."""
+        """With `accounts`, log-in is by the real keys of Django's database, and changes of access are heard. With
+        `jobs`, clients may work on jobs."""
         self._conninfo = conninfo
         self._listeners = [parse_listener(url, options) for url in listeners]
         self._tasks = tasks
         self._accounts = accounts
+        self._jobs = jobs
         self._clients: list[WireClient] = []
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="gateway")
@@ -250,7 +254,9 @@ class RunningGateway:
         await self.engine.start()
         self.authenticator: Any = AccountAuthenticator() if self._accounts else OneKey()
         self.queues = Queues(alias_of(self._conninfo))
-        self.gateway = Gateway(self.engine, self.authenticator, self._tasks, self.queues)
+        self.desk = OutsideDesk(self._conninfo, poll_seconds=0.2)
+        work = self.desk if self._jobs else None
+        self.gateway = Gateway(self.engine, self.authenticator, self._tasks, self.queues, work=work)
         self.ports = [await self.gateway.listen(listener) for listener in self._listeners]
         self.port = self.ports[0]
         self.watch = AccessWatch(self._conninfo, self.authenticator, self.gateway)
@@ -260,6 +266,7 @@ class RunningGateway:
     async def _stop(self) -> None:
         await self.watch.close()
         await self.gateway.drain(0)
+        await self.desk.close()
         if self._accounts:
             self.authenticator.close()
         await self.engine.close()

@@ -8,6 +8,7 @@
     roster       the slots: how many, which may take a job, who is replaced
     claims       a message that is held, on its way
     durations    how long jobs take: only quick ones are prefetched
+    admissions   lets short jobs begin whose start is recorded later
     ledger       gathers what is to be recorded and writes it in batches, across outages of the database
     control      hears what people want of running jobs
     process      a slot as the supervisor sees it

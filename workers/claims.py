@@ -23,6 +23,8 @@ class Claim:
         ticket: which of the job's messages it is.
         timeout: seconds after which it is ended; None: never.
         run: the attempt, once it has begun.
+        deferred: its start is not on record yet (`apps.jobs.recorder`).
+        sent: when it went to its slot, by `time.monotonic()`.
         frame: what its slot is told.
         slot: where it is.
         lost: the session was fenced off: the message is somebody else's.
@@ -42,6 +44,8 @@ class Claim:
     ticket: int = 0
     timeout: float | None = None
     run: Run | None = None
+    deferred: bool = False
+    sent: float = 0.0
     frame: wire.RunJob | None = None
     slot: Any = None
     lost: bool = False

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -23,10 +24,11 @@ from apps.broker.headers import decode_headers, encode_headers
 from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started
+from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started, Stopping
 from workers import wire
+from workers.admissions import Admissions
 from workers.claims import Claim
-from workers.durations import Durations
+from workers.durations import QUICK, Durations
 from workers.intake import PATIENCE, Intake
 from workers.ledger import Ended, Ledger
 from workers.options import Options
@@ -36,6 +38,7 @@ from workers.roster import Roster, Slot
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
+RECORD_SECONDS = 0.1  # after which the start of a job is recorded that was deferred, since it seemed to be a quick one
 TICK_SECONDS = 0.05  # between two looks for what is held up
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
@@ -57,12 +60,14 @@ class Dispatch:
         self,
         engine: Engine,
         ledger: Ledger,
+        admissions: Admissions,
         options: Options,
         forks: Forks,
         spawned: Callable[[Coroutine[Any, Any, None], str], object],
     ) -> None:
         self._engine = engine
         self._ledger = ledger
+        self._admissions = admissions
         self._options = options
         self._durations = Durations()
         self.intake = Intake(engine, self, options.queues, strict=options.strict, known=registry.queues)
@@ -78,7 +83,7 @@ class Dispatch:
         )
         self._at_work: dict[UUID, Claim] = {}  # those whose attempt has begun
         self._homeless: dict[Claim, tuple[float, str]] = {}  # begun on paper, without a slot: since when, and why
-        self._frames: dict[SlotProcess, list[wire.Message]] = {}  # to be sent at the end of this turn of the loop
+        self._posted: set[SlotProcess] = set()  # who is told something at the end of this turn of the loop
         self._acks: dict[Subscription, list[MessageId]] = {}
         self._releases: dict[Subscription, list[MessageId]] = {}
         self._flushing = False
@@ -89,6 +94,17 @@ class Dispatch:
         self.handing_back = False
         self.quiet = asyncio.Event()
         self.ready = asyncio.Event()
+
+    def stop(self) -> None:
+        """Take no more. What is at work goes on; if this worker is killed meanwhile, that was not for its jobs."""
+        self.stopping = True
+        for claim in self._at_work.values():
+            self._note_stopping(claim)
+        self.flush()
+
+    def _note_stopping(self, claim: Claim) -> None:
+        if claim.run is not None and not (claim.lost or claim.deferred):
+            self._ledger.note(Stopping(claim.run, datetime.now(UTC)))
 
     def hand_back(self) -> int:
         """End what runs, at no cost to the jobs; how many there are."""
@@ -108,14 +124,14 @@ class Dispatch:
 
     def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         """`Consumer.deliver`."""
-        session, now = self._engine.session, time.monotonic()
+        session, now, loop_now = self._engine.session, time.monotonic(), asyncio.get_running_loop().time()
+        self.quiet.clear()
         for delivery in deliveries:
             headers = decode_headers(delivery.headers)
             name = headers.get("task", "")
             expected = self._durations.expect(name)
             claim = Claim(subscription, delivery, session, now, expected, _is_alone(name), *_named(headers))
-            self.quiet.clear()
-            self.intake.arrive(claim)
+            self.intake.arrive(claim, loop_now)
             if claim.job is None:
                 self._bury(claim, "no job-id" if "job-id" not in headers else "the job-id is no UUID")
         self.flush_soon()
@@ -153,24 +169,30 @@ class Dispatch:
     def flush(self) -> None:
         """The end of a turn: place what waits, send, ack, and ask for more."""
         self._flushing = False
-        for subscription, ids in self._acks.items():
-            # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
-            self._engine.ack(subscription, ids)
-        self._acks.clear()
-        self._house()
         halted = self.stopping or self.paused
+        busy = not halted and self.roster.busy()
+        if not busy:
+            for subscription, ids in self._acks.items():
+                # Nobody waits for it, so it need not be on disk: a message that comes again finds its job ended.
+                self._engine.ack(subscription, ids)
+            self._acks.clear()
+        self._house()
         if not halted:
             while (claim := self.intake.next(self._place)) is not None:
                 assert claim.job is not None
-                self._ledger.begin(
+                # What was delivered before, and may have killed its worker, is on record first: deaths are counted.
+                short = claim.expected <= QUICK and not claim.alone and claim.delivery.deliveries <= 1
+                begin = self._admissions.begin if short else self._ledger.begin
+                begin(
                     Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
-                    lambda answer, claim=claim: self._begun(claim, answer),  # type: ignore[misc]
+                    partial(self._begun, claim),
                 )
-        for slot, frames in self._frames.items():
-            slot.send(frames)
-        self._frames.clear()
+        for slot in self._posted:
+            slot.send()
+        self._posted.clear()
         self._give_back(halted)
-        free, room = (0, 0) if halted else (self.roster.free(), self.roster.room())
+        # Many messages at a time: while the slots have enough to do, none is asked for, and none is acked.
+        free, room = (0, 0) if halted or busy else (self.roster.free(), self.roster.room())
         self.intake.grant(free, room)
         # What goes back does so once the credit for it is gone, or it would come again.
         for subscription, ids in self._releases.items():
@@ -193,17 +215,25 @@ class Dispatch:
         """While anything is held: see to what is held up."""
         self._ticker = None
         self.roster.recall_held_up()
+        long_ago = time.monotonic() - RECORD_SECONDS
+        for slot in self.roster.slots():
+            for claim in self.roster.beginning(slot):
+                if claim.deferred and claim.sent < long_ago:
+                    self._record(claim)
         self.flush()
 
     def _give_back(self, halted: bool) -> None:
         """What has waited for too long goes to whoever has room."""
         for claim in self.intake.waiting() if halted else self.intake.impatient(time.monotonic()):
-            self.intake.disappointed(claim)
+            if claim.expected > QUICK:  # others are soon done
+                self.intake.disappointed(claim)
             self._refuse(claim)
 
     def _forget(self, claim: Claim) -> None:
         """It is held no longer."""
         claim.settle()
+        if claim.run is not None:
+            self._ledger.forget(claim.run)
         self.roster.leave(claim)
         self._homeless.pop(claim, None)
         if claim.job is not None and self._at_work.get(claim.job) is claim:
@@ -256,6 +286,7 @@ class Dispatch:
         elif not claim.lost:
             run = claim.run = answer.run
             claim.timeout = answer.timeout
+            claim.deferred = answer.deferred
             claim.frame = wire.RunJob(
                 str(run.job),
                 run.attempt,
@@ -264,11 +295,14 @@ class Dispatch:
                 answer.arguments,
                 answer.failures,
                 run.worker,
+                answer.deferred,
             )
             self._at_work[run.job] = claim
             if self.handing_back:
-                self._finish(claim, Finish(run, "interrupted", note="handed back: the worker was stopped"))
+                self._interrupt(claim, "handed back: the worker was stopped")
             else:
+                if self.stopping:
+                    self._note_stopping(claim)
                 self._send(claim)
         self.flush_soon()
 
@@ -279,10 +313,12 @@ class Dispatch:
             self._send_elsewhere(claim, "its process was stopped before it began")
             return
         process = claim.slot.process
-        self._frames.setdefault(process, []).append(claim.frame)
+        claim.sent = time.monotonic()
+        self._posted.add(process)
+        process.post(claim.frame)
         log.debug("job %s: %s, attempt %d, slot %d", claim.job, claim.frame.task, claim.frame.attempt, process.pid)
         if claim.ending is not None:
-            self._frames[process].append(wire.CancelJob(claim.frame.job, claim.frame.attempt, claim.ending))
+            process.post(wire.CancelJob(claim.frame.job, claim.frame.attempt, claim.ending))
         if claim.timeout is not None and claim.deadline is None:
             claim.deadline = asyncio.get_running_loop().call_later(claim.timeout, self._ask_to_stop, claim, "timeout")
         self.flush_soon()
@@ -303,7 +339,27 @@ class Dispatch:
                 self._send(claim)
             elif claim.ending or not (claim.alone or time.monotonic() - since < PATIENCE):
                 del self._homeless[claim]
-                self._finish(claim, Finish(claim.run, "interrupted", note=note))
+                self._interrupt(claim, note)
+
+    def _interrupt(self, claim: Claim, note: str) -> None:
+        """An attempt that exists on paper, or not even there, does not take place."""
+        assert claim.run is not None
+        if self._ledger.abandon(claim.run):
+            self._refuse(claim)
+        else:
+            self._finish(claim, Finish(claim.run, "unbegun", note=note))
+
+    def _record(self, claim: Claim, asked: bool = False) -> None:
+        """Have the start of a job recorded that was deferred; tell its slot, if that asked."""
+        assert claim.run is not None
+        self._ledger.record(claim.run, (lambda: self._recorded(claim)) if asked else None)
+        if claim.deferred and self.stopping:
+            self._ledger.note(Stopping(claim.run, datetime.now(UTC)))
+        claim.deferred = False
+
+    def _recorded(self, claim: Claim) -> None:
+        if claim.slot is not None and claim.job is not None:
+            claim.slot.process.send(wire.Recorded(str(claim.job)))
 
     def _ended(self, claim: Claim, message: wire.Ended) -> None:
         """Its slot says that it has ended."""
@@ -317,6 +373,7 @@ class Dispatch:
             error=message.error,
             again=message.again,
             pause=message.pause,
+            seconds=message.seconds,
         )
         self._finish(claim, finish)
 
@@ -326,7 +383,7 @@ class Dispatch:
         if claim.lost:
             self._forget(claim)
             return
-        self._ledger.finish(finish, lambda ended: self._concluded(claim, ended))
+        self._ledger.finish(finish, partial(self._concluded, claim))
 
     def _concluded(self, claim: Claim, ended: Ended | psycopg.Error) -> None:
         """Its end was recorded, or not."""
@@ -357,7 +414,7 @@ class Dispatch:
             return
         log.info("job %s: asked to stop (%s)", claim.job, why)
         claim.ending = why
-        claim.slot.process.send([wire.CancelJob(claim.frame.job, claim.frame.attempt, why)])
+        claim.slot.process.send(wire.CancelJob(claim.frame.job, claim.frame.attempt, why))
         claim.grace = asyncio.get_running_loop().call_later(self._options.cancel_grace, self._end, claim, why)
 
     def _end(self, claim: Claim, why: str) -> None:
@@ -384,7 +441,7 @@ class Dispatch:
             self.roster.look_at(slot)
         elif isinstance(message, wire.Returned):
             self._returned(mine, message.jobs)
-        elif isinstance(message, wire.Ended | wire.Log | wire.Progress):
+        elif isinstance(message, wire.Ended | wire.Log | wire.Progress | wire.Record):
             claim = mine.claims.get(message.job)
             if claim is None or claim.run is None:
                 if isinstance(message, wire.Log):
@@ -392,6 +449,8 @@ class Dispatch:
             elif isinstance(message, wire.Ended):
                 self._ended(claim, message)
                 self.roster.look_at(slot)
+            elif isinstance(message, wire.Record):
+                self._record(claim, asked=True)
             elif claim.lost:
                 pass
             elif isinstance(message, wire.Log):
@@ -452,7 +511,7 @@ class Dispatch:
             error = {"code": code, "message": message, "traceback": ""}
             assert claim.frame is not None
             pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
-            finish = Finish(run, "failed", error=error, pause=pause)
+            finish = Finish(run, "failed", error=error, pause=pause)  # its first death is followed at once
         self._finish(claim, finish)
 
 

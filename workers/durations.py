@@ -4,7 +4,7 @@ import math
 
 QUICK = 0.01  # seconds: jobs that take longer are not prefetched
 AHEAD_SECONDS = 0.05  # so much work may wait in a slot behind the job that it is at,
-AHEAD_JOBS = 250  # in so many jobs
+AHEAD_JOBS = 500  # in so many jobs
 LIMIT = 10_000  # tasks that are remembered
 
 

@@ -140,14 +140,14 @@ class Intake:
 
     # -- messages
 
-    def arrive(self, claim: Claim) -> None:
-        """It is held, and waits for a slot."""
+    def arrive(self, claim: Claim, now: float) -> None:
+        """It is held, and waits for a slot. `now` by the loop's clock."""
         queue = self._queues[claim.subscription]
         if not queue.waiting:
             queue.turn = max(queue.turn, self._clock)  # it has saved nothing up while it was empty
         queue.held.add(claim)
         queue.waiting.append(claim)
-        queue.brought_at = asyncio.get_running_loop().time()
+        queue.brought_at = now
 
     def next(self, placed: Callable[[Claim], bool]) -> Claim | None:
         """The next one, if it can be placed; else the first one of the queue that comes next, and so on. None: nothing

@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from uuid import UUID
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.recorder import Batch, Finish, LogLine, Mark, NotStarted, Recorder, Run, Start, Started, Written
+from apps.jobs.recorder import Batch, Finish, LogLine, Mark, Note, NotStarted, Recorder, Run, Start, Started, Written
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,11 @@ class Ledger:
         self._pid = pid
         self._cancelled = cancelled
         self._starts: dict[UUID, tuple[Start, Begun]] = {}
-        self._notes: list[LogLine | Mark] = []
+        self._notes: list[Note] = []
         self._left_out: dict[Run, int] = {}
         self._finishes: dict[Run, tuple[Finish, Concluded]] = {}
-        self._put_off: set[UUID] = set()
+        self._deferred: dict[Run, Start] = {}  # runs that have begun, which nothing is on disk of
+        self._records: dict[Run, Callable[[], None] | None] = {}  # those of them whose start is to be written now
         self._work = asyncio.Event()
         self._urgent = asyncio.Event()
         self._empty = asyncio.Event()
@@ -107,13 +109,47 @@ class Ledger:
     def begin(self, start: Start, begun: Begun) -> None:
         """Record that an attempt begins. Only when `begun` is called with a `Started` may it begin."""
         earlier = self._starts.get(start.job)
-        self._starts[start.job] = (start, begun)
-        if earlier is not None:
-            earlier[1](NotStarted("stale"))  # the session was lost and the message came again
+        void = None
+        if earlier is None or earlier[0].ticket <= start.ticket:
+            self._starts[start.job] = (start, begun)
+            if earlier is not None:
+                void = earlier[1]
+        else:
+            void = begun
+        if void is not None:
+            # Of two messages of a job the one with the lower ticket is void; of two deliveries of one message, the
+            # earlier: its session was lost.
+            again = earlier is not None and earlier[0].ticket == start.ticket
+            asyncio.get_running_loop().call_soon(void, NotStarted("stale" if again else "final"))
         self._wake(urgent=True)
 
-    def note(self, note: LogLine | Mark) -> None:
-        """Record a line of the log, or progress."""
+    def defer(self, run: Run, start: Start) -> None:
+        """An attempt was admitted: its start is recorded with the first thing that there is to record of it."""
+        self._deferred[run] = start
+
+    def record(self, run: Run, recorded: Callable[[], None] | None = None) -> None:
+        """Write the start of an attempt that was deferred, and call back when it is written, or refused."""
+        if run not in self._deferred:
+            if recorded is not None:
+                recorded()
+            return
+        if recorded is not None or run not in self._records:
+            self._records[run] = recorded
+        self._wake(urgent=True)
+
+    def abandon(self, run: Run) -> bool:
+        """An attempt does not take place, or is not ours any more. Whether nothing is on record of it, nor will be."""
+        if run in self._records:
+            return False
+        return self._deferred.pop(run, None) is not None
+
+    def forget(self, run: Run) -> None:
+        """An attempt is over, or is not ours any more."""
+        self._deferred.pop(run, None)
+        self._records.pop(run, None)
+
+    def note(self, note: Note) -> None:
+        """Record a line of the log, progress, or that the worker is to stop."""
         if len(self._notes) >= NOTES_LIMIT:
             self._left_out[note.run] = self._left_out.get(note.run, 0) + 1
             return
@@ -165,7 +201,7 @@ class Ledger:
                 if not await self._write_apart(batch):
                     continue
             written_at = time.monotonic()
-            if not (self._starts or self._notes or self._finishes):
+            if not (self._starts or self._notes or self._finishes or self._records):
                 self._empty.set()
 
     def _take(self) -> Batch:
@@ -176,14 +212,24 @@ class Ledger:
         if self._notes:
             self._work.set()
             self._urgent.set()
-        return Batch(
-            [start for start, _ in self._starts.values()],
-            notes,
-            [finish for run, (finish, _) in self._finishes.items() if run not in behind],
-        )
+        finishes = [finish for run, (finish, _) in self._finishes.items() if run not in behind]
+        return self._batch([start for start, _ in self._starts.values()], notes, finishes, list(self._records))
+
+    def _batch(
+        self,
+        starts: Sequence[Start] = (),
+        notes: Sequence[Note] = (),
+        finishes: Sequence[Finish] = (),
+        records: Sequence[Run] = (),
+    ) -> Batch:
+        deferred = self._deferred
+        if not deferred:
+            return Batch(starts, notes, finishes, records=records)
+        runs = chain((note.run for note in notes), (finish.run for finish in finishes), records)
+        return Batch(starts, notes, finishes, {run: deferred[run] for run in runs if run in deferred}, records)
 
     async def _write(self, batch: Batch) -> None:
-        if not (batch.starts or batch.notes or batch.finishes):
+        if not (batch.starts or batch.notes or batch.finishes or batch.records):
             return
         assert self._recorder is not None
         async with asyncio.timeout(WRITE_SECONDS):
@@ -191,13 +237,23 @@ class Ledger:
         self._settle(batch, written)
 
     def _settle(self, batch: Batch, written: Written) -> None:
+        for run in written.recorded:
+            self._deferred.pop(run, None)
+        for run in batch.records:
+            if run.job not in written.put_off and (recorded := self._records.pop(run, None)) is not None:
+                recorded()
+        tickets = {start.job: start.ticket for start in batch.starts}
         for job, answer in written.starts.items():
-            self._starts.pop(job)[1](answer)
+            if self._starts[job][0].ticket == tickets[job]:
+                self._starts.pop(job)[1](answer)
+            else:  # another message of the job has come meanwhile: it is yet to be asked about
+                self._wake(urgent=True)
         for run, (state, failures) in written.finishes.items():
             self._finishes.pop(run)[1](Ended(state, failures))
         if written.refused:
             finished = {finish.run for finish in batch.finishes}
             for run, known in written.refused.items():
+                self._deferred.pop(run, None)
                 if run in finished and run in self._finishes:
                     self._finishes.pop(run)[1](Ended(known, 0))
         if written.put_off:
@@ -208,14 +264,16 @@ class Ledger:
 
     async def _write_apart(self, batch: Batch) -> bool:
         """Write each part of a batch alone, and give up what cannot be kept. False if the connection broke."""
-        parts = [Batch(starts=[start]) for start in batch.starts]
-        parts += [Batch(notes=[note]) for note in batch.notes]
-        parts += [Batch(finishes=[finish]) for finish in batch.finishes]
-        for number, part in enumerate(parts):
+        parts: list[Callable[[], Batch]] = [partial(self._batch, starts=[start]) for start in batch.starts]
+        parts += [partial(self._batch, records=[run]) for run in batch.records]
+        parts += [partial(self._batch, notes=[note]) for note in batch.notes]
+        parts += [partial(self._batch, finishes=[finish]) for finish in batch.finishes]
+        for number, make in enumerate(parts):
+            part = make()
             try:
                 await self._write(part)
             except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError):
-                self._notes[:0] = [note for later in parts[number:] for note in later.notes]
+                self._notes[:0] = [note for later in parts[number:] for note in later().notes]
                 self._wake(urgent=True)
                 await self._disconnect()
                 return False
@@ -228,6 +286,10 @@ class Ledger:
         for start in part.starts:
             log.error("job %s cannot be begun: %s", start.job, reason)
             self._starts.pop(start.job)[1](error)
+        for run in part.records:
+            log.error("the start of job %s cannot be recorded: %s", run.job, reason)
+            if (recorded := self._records.pop(run, None)) is not None:
+                recorded()
         for note in part.notes:
             log.error("a note of job %s cannot be recorded: %s", note.run.job, reason)
         for finish in part.finishes:
@@ -236,7 +298,7 @@ class Ledger:
                 self._finishes.pop(finish.run)[1](error)
                 continue
             told = {"code": UNRECORDABLE, "message": f"the outcome cannot be kept: {reason}", "traceback": ""}
-            failed = replace(finish, outcome="failed", result=None, error=told, again=False)
+            failed = finish._replace(outcome="failed", result=None, error=told, again=False)
             self._finishes[finish.run] = (failed, self._finishes[finish.run][1])
             self._wake(urgent=True)
 

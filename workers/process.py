@@ -29,6 +29,8 @@ class SlotDied(Exception):
                 how = f"was ended by {signal.Signals(-status).name}"
             except ValueError:
                 how = f"was ended by signal {-status}"
+            if -status == signal.SIGKILL:  # where it was ours, its job is told something else
+                how += ", probably out of memory"
         else:
             how = f"exited with status {status}"
         super().__init__(f"the process of the job {how}")
@@ -137,6 +139,7 @@ class SlotProcess(asyncio.Protocol):
         self._farewell: asyncio.TimerHandle | None = None
         self._exited: asyncio.Future[int] | None = None
         self._output = -1
+        self._posted: list[wire.Message] = []
         self.up = False
         self.retiring = False
         self.jobs = 0
@@ -171,10 +174,16 @@ class SlotProcess(asyncio.Protocol):
         await loop.connect_accepted_socket(lambda: self, ours)
         self._watcher = loop.create_task(self._watch(self._exited), name=f"slot {self.pid}")
 
-    def send(self, messages: list[wire.Message]) -> None:
-        """Tell it something; what is sent to one that has died is lost."""
-        if self._transport is not None:
-            self._transport.write(b"".join(map(wire.encode, messages)))
+    def post(self, message: wire.Message) -> None:
+        """Tell it something with the next `send`."""
+        self._posted.append(message)
+
+    def send(self, *messages: wire.Message) -> None:
+        """Tell it what was posted, then this; what is sent to one that has died is lost."""
+        told = [*self._posted, *messages]
+        self._posted.clear()
+        if self._transport is not None and told:
+            self._transport.write(wire.encode(told))
 
     def kill(self) -> None:
         """End it at once, with the processes that its task started."""
@@ -184,7 +193,7 @@ class SlotProcess(asyncio.Protocol):
     def stop(self) -> None:
         """Have it end after the jobs that it has."""
         self.retiring = True
-        self.send([wire.Stop()])
+        self.send(wire.Stop())
 
     def hurry(self) -> None:
         """It has no jobs and was told to stop: it may take some seconds, then it is ended."""

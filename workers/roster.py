@@ -15,6 +15,7 @@ from workers.process import Forks, Owner, SlotProcess
 log = logging.getLogger(__name__)
 
 RESPAWN_SECONDS = 0.5, 15.0  # the pause before a slot that did not come up is started again, doubling
+REFILL = 4  # a slot gets more jobs when one in so many of those that wait in it is done
 RECALL_SECONDS = 0.1  # what waits in a slot behind a job that takes longer goes elsewhere
 
 
@@ -43,6 +44,10 @@ class Slot:
     def count(self) -> int:
         """How many jobs it has or will have."""
         return len(self.claims) + len(self.reserved)
+
+    def is_held_up(self, threads: int, late: float) -> bool:
+        """Whether it has been at the same jobs, as many as it does at a time, since a moment by the loop's clock."""
+        return self.moved < late and len(self.claims) >= threads
 
 
 class Roster:
@@ -172,8 +177,18 @@ class Roster:
 
     def room(self) -> int:
         """How many jobs the slots could take now, if all were like those of late."""
-        most = self._threads + self._durations.ahead()
-        return sum(max(0, most - slot.count) for slot in self._taking())
+        ahead, late = self._durations.ahead(), asyncio.get_running_loop().time() - RECALL_SECONDS
+        return sum(
+            max(0, self._threads + (0 if slot.is_held_up(self._threads, late) else ahead) - slot.count)
+            for slot in self._taking()
+        )
+
+    def busy(self) -> bool:
+        """Whether each slot has nearly all the jobs that it may have."""
+        ahead = self._durations.ahead()
+        few = self._threads + ahead - ahead // REFILL
+        taking = self._taking()
+        return ahead >= REFILL and bool(taking) and all(slot.count >= few for slot in taking)
 
     def free(self) -> int:
         """How many jobs could begin at once."""
@@ -186,9 +201,12 @@ class Roster:
             pressed: it was on its way to another slot: take it even if that makes one job too many.
         """
         best: Slot | None = None
-        for slot in self._taking():
-            count = slot.count
-            if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1):
+        late = asyncio.get_running_loop().time() - RECALL_SECONDS
+        for slot in self._slots.values():
+            if slot.stopping or slot.recalled or not slot.process.up:
+                continue
+            count = len(slot.claims) + len(slot.reserved)
+            if count >= self._threads and not self._may_wait(slot, claim, 2 if pressed else 1, late):
                 continue
             if best is None or (count, slot.load) < (best.count, best.load):
                 best = slot
@@ -197,9 +215,9 @@ class Roster:
     def _taking(self) -> list[Slot]:
         return [slot for slot in self._slots.values() if slot.process.up and not (slot.stopping or slot.recalled)]
 
-    def _may_wait(self, slot: Slot, claim: Claim, most: int) -> bool:
+    def _may_wait(self, slot: Slot, claim: Claim, most: int, late: float) -> bool:
         return (
-            not claim.alone
+            not (claim.alone or slot.is_held_up(self._threads, late))
             and claim.expected <= QUICK
             and slot.load + claim.expected <= AHEAD_SECONDS * most
             and slot.count < self._threads + AHEAD_JOBS * most
@@ -226,7 +244,8 @@ class Roster:
             return False
         if not slot.claims:
             slot.moved = asyncio.get_running_loop().time()
-        slot.claims[str(claim.job)] = claim
+        assert claim.frame is not None
+        slot.claims[claim.frame.job] = claim
         return True
 
     def leave(self, claim: Claim) -> None:
@@ -236,7 +255,7 @@ class Roster:
             return
         claim.slot = None
         slot.reserved.discard(claim)
-        if slot.claims.pop(str(claim.job), None) is not None:
+        if claim.frame is not None and slot.claims.pop(claim.frame.job, None) is not None:
             slot.moved = asyncio.get_running_loop().time()
         if not math.isinf(slot.load):
             slot.load = max(0.0, slot.load - claim.expected)
@@ -280,11 +299,11 @@ class Roster:
         """Ask for what it has not begun."""
         if not slot.recalled and len(slot.claims) > self._threads:
             slot.recalled = True
-            slot.process.send([wire.Recall()])
+            slot.process.send(wire.Recall())
 
     def recall_held_up(self) -> None:
         """Ask for what waits behind jobs that take longer than was expected."""
-        now = asyncio.get_running_loop().time()
+        late = asyncio.get_running_loop().time() - RECALL_SECONDS
         for slot in self._slots.values():
-            if len(slot.claims) > self._threads and now - slot.moved > RECALL_SECONDS:
+            if slot.is_held_up(self._threads, late):
                 self.recall(slot)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from workers import wire
@@ -35,12 +35,13 @@ class Channel:
         self._arrived = threading.Condition(threading.Lock())
         self._stopped = False
         self._cancelled: dict[tuple[str, int], str] = {}
+        self._recorded: dict[str, threading.Event] = {}
         #: Told of each cancel, by the thread that reads: for jobs that need not ask.
         self.on_cancel: Callable[[tuple[str, int]], None] = lambda _key: None
 
-    def send(self, message: wire.Message) -> None:
+    def send(self, *messages: wire.Message) -> None:
         """Send; waits while the supervisor is behind."""
-        data = wire.encode(message)
+        data = wire.encode(messages)
         with self._lock:
             try:
                 self._connection.sendall(data)
@@ -57,41 +58,63 @@ class Channel:
                 data = b""
             if not data:
                 os._exit(1)
+            jobs: list[wire.RunJob] = []
             for message in decoder.feed(data):
                 if isinstance(message, wire.RunJob):
-                    with self._arrived:
-                        self._waiting.append(message)
-                        self._arrived.notify()
-                elif isinstance(message, wire.CancelJob):
+                    jobs.append(message)
+                    continue
+                self._arrive(jobs)
+                if isinstance(message, wire.CancelJob):
                     self._cancelled.setdefault((message.job, message.attempt), message.why)
                     self.on_cancel((message.job, message.attempt))
+                elif isinstance(message, wire.Recorded):
+                    if (recorded := self._recorded.get(message.job)) is not None:
+                        recorded.set()
                 elif isinstance(message, wire.Recall):
                     self._recall(message.keep)
                 elif isinstance(message, wire.Stop):
                     with self._arrived:
                         self._stopped = True
                         self._arrived.notify_all()
+            self._arrive(jobs)
+
+    def _arrive(self, jobs: list[wire.RunJob]) -> None:
+        if jobs:
+            with self._arrived:
+                self._waiting.extend(jobs)
+                self._arrived.notify()
+            jobs.clear()
 
     def _recall(self, keep: int) -> None:
         with self._arrived:
             kept = [self._waiting.popleft() for _ in range(min(keep, len(self._waiting)))]
             returned = [job.job for job in self._waiting]
-            self._waiting = deque(kept)
+            self._waiting.clear()
+            self._waiting.extend(kept)
         self.send(wire.Returned(returned))
 
-    def take(self, seconds: float | None = None) -> wire.RunJob | None:
-        """The next job; waits for it. None: there are no more, or none came within so many seconds (see `stopped`)."""
+    def take(self, most: int, seconds: float | None = None) -> list[wire.RunJob]:
+        """The next jobs, at most so many; waits for the first. Empty: there are no more, or none came within so many
+        seconds (see `stopped`)."""
+        waiting = self._waiting
         with self._arrived:
-            while not self._waiting:
+            while not waiting:
                 if self._stopped or not self._arrived.wait(seconds):
-                    return None
-            return self._waiting.popleft()
+                    return []
+            return [waiting.popleft() for _ in range(min(most, len(waiting)))]
 
     @property
     def stopped(self) -> bool:
         """Whether there are no more jobs."""
         with self._arrived:
             return self._stopped and not self._waiting
+
+    def record(self, job: str) -> None:
+        """Have a job's start recorded that was deferred, and wait until it is."""
+        recorded = self._recorded.setdefault(job, threading.Event())
+        if not recorded.is_set():
+            self.send(wire.Record(job))
+            recorded.wait()
 
     def cancelled(self, key: tuple[str, int]) -> str | None:
         """Why that attempt should stop, if it should."""
@@ -100,6 +123,7 @@ class Channel:
     def forget(self, key: tuple[str, int]) -> None:
         """It has ended."""
         self._cancelled.pop(key, None)
+        self._recorded.pop(key[0], None)
 
 
 class Slot:
@@ -118,19 +142,21 @@ class Slot:
         self._report()
         while not self._channel.stopped:
             # What the last jobs of a burst left behind is told a little later, when nothing else comes.
-            job = self._channel.take(HEALTH_SECONDS if self._done > self._reported else None)
-            if job is not None:
-                self._runner(job, self._finished)
+            room = self._runner.room()
+            jobs = self._channel.take(room, HEALTH_SECONDS if self._done > self._reported else None)
+            if jobs:
+                self._runner(jobs, self._finished)
             elif self._done > self._reported:
                 self._report()
         self._runner.close()
 
-    def _finished(self, job: wire.RunJob, ended: wire.Ended) -> None:
-        """A job has ended; in whatever thread it ran."""
-        self._channel.send(ended)
-        self._channel.forget((job.job, job.attempt))
+    def _finished(self, done: Sequence[tuple[wire.RunJob, wire.Ended]]) -> None:
+        """Jobs have ended; in whatever thread they ran."""
+        self._channel.send(*(ended for _, ended in done))
+        for job, _ in done:
+            self._channel.forget((job.job, job.attempt))
         with self._lock:
-            self._done += 1
+            self._done += len(done)
             due = time.monotonic() - self._reported_at >= HEALTH_SECONDS or self._done - self._reported >= HEALTH_JOBS
         if due:
             self._report()

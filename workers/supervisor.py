@@ -9,6 +9,7 @@ from typing import Any
 from apps.broker.engine import Engine
 from apps.jobs.upkeep import Upkeep
 from msgweb.errors import Unavailable
+from workers.admissions import Admissions
 from workers.control import Control, Wish
 from workers.dispatch import Dispatch
 from workers.ledger import Ledger
@@ -41,7 +42,8 @@ class Supervisor:
         self._engine = engine
         self._options = options
         self._ledger = Ledger(conninfo, socket.gethostname(), pid, lambda jobs: self._dispatch.cancel(jobs))
-        self._dispatch = Dispatch(engine, self._ledger, options, forks, self._spawn)
+        self._admissions = Admissions(conninfo, self._ledger)
+        self._dispatch = Dispatch(engine, self._ledger, self._admissions, options, forks, self._spawn)
         self._control = Control(
             conninfo,
             self._dispatch.running,
@@ -122,7 +124,7 @@ class Supervisor:
         """
         if not await self._start_engine():
             return
-        for task in (self._ledger.start(), self._control.start(), self._upkeep.start()):
+        for task in (self._ledger.start(), self._admissions.start(), self._control.start(), self._upkeep.start()):
             task.add_done_callback(self._failed)
         self._dispatch.roster.fill()
         await self._stop_asked.wait()
@@ -162,8 +164,7 @@ class Supervisor:
         return False
 
     async def _drain(self) -> None:
-        self._dispatch.stopping = True
-        self._dispatch.flush()
+        self._dispatch.stop()
         running = len(self._dispatch.running())
         log.info("draining: %d job%s still at work", running, "" if running == 1 else "s")
         handing_back = asyncio.get_running_loop().create_task(self._hand_back(), name="hand back")
@@ -175,6 +176,7 @@ class Supervisor:
             await asyncio.wait(list(self._tasks))
         await self._control.close()
         await self._upkeep.close()
+        await self._admissions.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")

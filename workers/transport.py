@@ -24,6 +24,8 @@ class Supervisor(Protocol):
 
     def send(self, message: wire.Message) -> None: ...
 
+    def record(self, job: str) -> None: ...
+
     def cancelled(self, key: tuple[str, int]) -> str | None: ...
 
 
@@ -34,7 +36,7 @@ class SlotTransport:
         self._supervisor = supervisor
         self._job = job.job
         self._key = job.job, job.attempt
-        self._limiter = LogLimiter()
+        self._limiter: LogLimiter | None = None  # most short jobs say nothing
         self._lock = threading.Lock()
         self._closed = False
         self._told_at = float("-inf")
@@ -68,10 +70,16 @@ class SlotTransport:
     def log(self, level: str, text: str) -> None:
         """Pass a line on, within bounds."""
         with self._lock:
+            if self._limiter is None:
+                self._limiter = LogLimiter()
             if not self._closed and self._limiter.admit():
                 self._tell()  # it keeps its place before the line
                 self._notice()
                 self._supervisor.send(wire.Log(self._job, time.time(), level, text))
+
+    def record(self) -> None:
+        """Have the job's start recorded; returns when it is, or never will be."""
+        self._supervisor.record(self._job)
 
     @property
     def cancelled(self) -> str | None:
@@ -86,7 +94,7 @@ class SlotTransport:
             self._closed = True
 
     def _notice(self) -> None:
-        notice = self._limiter.notice()
+        notice = None if self._limiter is None else self._limiter.notice()
         if notice is not None:
             self._supervisor.send(wire.Log(self._job, time.time(), "warning", notice))
 

@@ -1,11 +1,13 @@
 """The messages between a supervisor and a slot: sans-I/O, bytes in, messages out.
 
-A frame is its length (4 bytes, big-endian) and a JSON array: the name of the message, then its fields in order. (As an
-object with names, made by `dataclasses.asdict`, it cost more than twice as much: 5.5 us instead of 2.5.)
+A frame is its length (4 bytes, big-endian) and a JSON array of messages, each an array: its name, then its fields in
+order. (As an object with names, made by `dataclasses.asdict`, a message cost more than twice as much: 5.5 us instead of
+2.5; several in one frame cost less than 1.5 each.)
 """
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
@@ -25,6 +27,7 @@ class RunJob:
     Attributes:
         failures: how often the job has failed.
         worker: the session's id.
+        deferred: its start is not on record: ask for that (`Record`) before anything that relies on it.
     """
 
     job: str
@@ -34,6 +37,14 @@ class RunJob:
     arguments: str
     failures: int = 0
     worker: int = 0
+    deferred: bool = False
+
+
+@dataclass(slots=True)
+class Recorded:
+    """To the slot: the answer to `Record`."""
+
+    job: str
 
 
 @dataclass(slots=True)
@@ -101,6 +112,13 @@ class Ended:
 
 
 @dataclass(slots=True)
+class Record:
+    """From the slot: a job needs its start on record."""
+
+    job: str
+
+
+@dataclass(slots=True)
 class Returned:
     """From the slot: the answer to `Recall`: these jobs were not begun, and will not be."""
 
@@ -115,9 +133,10 @@ class Health:
     rss: int
 
 
-Message = RunJob | CancelJob | Recall | Stop | Progress | Log | Ended | Returned | Health
+Message = RunJob | CancelJob | Recall | Recorded | Stop | Progress | Log | Ended | Record | Returned | Health
 _KINDS: dict[str, type[Message]] = {
-    kind.__name__: kind for kind in (RunJob, CancelJob, Recall, Stop, Progress, Log, Ended, Returned, Health)
+    kind.__name__: kind
+    for kind in (RunJob, CancelJob, Recall, Recorded, Stop, Progress, Log, Ended, Record, Returned, Health)
 }
 
 
@@ -133,17 +152,23 @@ _FIELDS = {kind: (name, _reader(kind)) for name, kind in _KINDS.items()}
 _encode = json.JSONEncoder(ensure_ascii=False, check_circular=False, separators=(",", ":")).encode
 
 
-def encode(message: Message) -> bytes:
-    """The frame of a message.
+def encode(messages: Sequence[Message]) -> bytes:
+    """The frame of some messages; several frames where they are too long for one.
 
     Raises:
-        WireError: it is over 64 MiB.
+        WireError: one of them is over 64 MiB.
     """
-    name, read = _FIELDS[type(message)]
-    data = _encode((name, *read(message))).encode("utf-8", "surrogatepass")
-    if len(data) > FRAME_LIMIT:
+    told = []
+    for message in messages:
+        name, read = _FIELDS[type(message)]
+        told.append((name, *read(message)))
+    data = _encode(told).encode("utf-8", "surrogatepass")
+    if len(data) <= FRAME_LIMIT:
+        return _LENGTH.pack(len(data)) + data
+    if len(messages) == 1:
         raise WireError(f"a frame has at most {FRAME_LIMIT} bytes, not {len(data)}")
-    return _LENGTH.pack(len(data)) + data
+    half = len(messages) // 2
+    return encode(messages[:half]) + encode(messages[half:])
 
 
 class Decoder:
@@ -159,7 +184,7 @@ class Decoder:
             WireError: the bytes are no frame; the decoder is of no more use.
         """
         self._buffer += data
-        messages = []
+        messages: list[Message] = []
         start = 0
         while len(self._buffer) - start >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer, start)
@@ -168,15 +193,17 @@ class Decoder:
             end = start + _LENGTH.size + length
             if len(self._buffer) < end:
                 break
-            messages.append(_decode(bytes(self._buffer[start + _LENGTH.size : end])))
+            messages += _decode(bytes(self._buffer[start + _LENGTH.size : end]))
             start = end
         del self._buffer[:start]
         return messages
 
 
-def _decode(data: bytes) -> Message:
+def _decode(data: bytes) -> list[Message]:
     try:
-        name, *values = json.loads(data.decode("utf-8", "surrogatepass"))
-        return _KINDS[name](*values)
+        told = json.loads(data.decode("utf-8", "surrogatepass"))
+        if not isinstance(told, list) or not told:
+            raise ValueError("no list of messages")
+        return [_KINDS[name](*values) for name, *values in told]
     except (ValueError, KeyError, TypeError) as error:
-        raise WireError(f"{data[:100]!r} is no message") from error
+        raise WireError(f"{data[:100]!r} is no frame of messages") from error

@@ -106,7 +106,8 @@ class JobEdit(JobDetail, JobAction):
             given["arguments"] = asked["arguments"]  # as they came
         if "queue" in given:
             self.need(Verb.SEND, self.job(job_id).namespace, f"queue/{given['queue']}")
-        return self.answer(control.edit(job_id, by, **given).id)
+        arguments = given.pop("arguments", None)
+        return self.answer(control.edit(job_id, by, control.Changes(**given), arguments=arguments).id)
 
 
 class JobActions(Endpoint):
@@ -130,20 +131,24 @@ class JobActions(Endpoint):
             raise BadRequest(f"say which jobs: give at least one of {', '.join(CONDITIONS)}")
         if "namespace" in conditions:
             self.enter(conditions["namespace"])
+        changes = control.Changes(**given["changes"]) if "changes" in given else None
         opened = namespaces_of(asker)
         selection = Selection(**conditions, namespaces=None if opened is None else sorted(opened))
         done = apply(
             *(given["action"], selection, name_of(asker)),
+            changes=changes,
             most=given["limit"],
             beyond=given.get("beyond"),
-            may=lambda job: self._may(job, given["action"]),
+            may=lambda job: self._may(job, given["action"], None if changes is None else changes.queue),
         )
         answer = {"done": done.done, "refused": done.refused, "reasons": done.reasons, "next": done.last}
         return Response(forms.BulkDoneSerializer(answer).data)
 
-    def _may(self, job: Job, action: str) -> bool:
+    def _may(self, job: Job, action: str, to_queue: str | None) -> bool:
         try:
             self.need_job(job)
+            if to_queue is not None:
+                self.need(Verb.SEND, job.namespace, f"queue/{to_queue}")
             if action == "rerun":
                 self.need(Verb.SEND, job.namespace, f"task/{job.task}")
         except AccessRefused:

@@ -112,13 +112,18 @@ class SubmitSerializer(serializers.Serializer[Any]):
     hold = serializers.BooleanField(default=False, help_text="It does not begin until it is released.")
 
 
-class EditSerializer(serializers.Serializer[Any]):
+class ChangesSerializer(serializers.Serializer[Any]):
+    """What is changed of jobs that wait; what is left out stays."""
+
+    priority = serializers.IntegerField(min_value=0, max_value=9, required=False)
+    queue = serializers.CharField(required=False)
+    run_at = serializers.DateTimeField(required=False, help_text="Not before that.")
+
+
+class EditSerializer(ChangesSerializer):
     """What is changed of a job that waits; what is left out stays."""
 
     arguments = serializers.DictField(required=False)
-    priority = serializers.IntegerField(min_value=0, max_value=9, required=False)
-    queue = serializers.CharField(required=False)
-    run_at = serializers.DateTimeField(required=False)
 
 
 class RerunSerializer(serializers.Serializer[Any]):
@@ -130,7 +135,8 @@ class RerunSerializer(serializers.Serializer[Any]):
 class BulkSerializer(serializers.Serializer[Any]):
     """What to do, and with which jobs: every condition that is given must fit, and there must be one."""
 
-    action = serializers.ChoiceField(choices=["cancel", "retry", "hold", "release", "rerun"])
+    action = serializers.ChoiceField(choices=["cancel", "retry", "hold", "release", "rerun", "edit"])
+    changes = ChangesSerializer(required=False, help_text="With `edit`: what to change.")
     ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=1000)
     state = serializers.ChoiceField(choices=Job.State.values, required=False)
     task = serializers.CharField(required=False)

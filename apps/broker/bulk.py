@@ -1,6 +1,8 @@
 """Send many messages to one queue from Django code, by COPY, inside the caller's own transaction."""
 
-from collections.abc import Iterable
+import struct
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 from django.db import connections
 
@@ -10,67 +12,126 @@ from apps.broker.headers import decode_headers
 from apps.broker.sqlstates import translated
 from msgweb.errors import BadDestination, BadMessage
 
-COPY_BYTES = 256 * 1024  # handed to the database at once
+#: What stands before and behind the rows of a COPY in binary, which takes the database a sixth less time than text.
+BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+BINARY_TAIL = b"\xff\xff"
+
+PORTION = 5_000  # messages of a COPY
+AT_ONCE = 100  # rows that are handed over together; much more than the socket holds would leave nothing to do meanwhile
 _PLAIN = """
 SELECT max_length IS NULL AND max_bytes IS NULL AND message_ttl IS NULL AND expires_after IS NULL
 FROM msgweb.destination WHERE id = %s
 """
-_COPY = "COPY msgweb.message (destination, priority, persistent, headers, body) FROM STDIN"
+_COPY = "COPY msgweb.message_persistent (destination, priority, persistent, headers, body) FROM STDIN (FORMAT binary)"
+_LENGTH = struct.Struct(">i")
+
+
+def field(value: bytes | None) -> bytes:
+    """A column's value for a COPY in binary: its length, then itself; None is null."""
+    return b"\xff\xff\xff\xff" if value is None else _LENGTH.pack(len(value)) + value
+
+
+def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], object], using: str = "default") -> None:
+    """Run a COPY in binary.
+
+    Args:
+        rows: each with the number of its columns before them.
+        meanwhile: called again and again, when some rows are on their way, while the database writes them.
+
+    Raises:
+        django.db.DatabaseError: one of them was refused.
+    """
+    with connections[using].cursor() as cursor, cursor.copy(statement) as copying:
+        copying.write(BINARY_HEAD)
+        for at in range(0, len(rows), AT_ONCE):
+            copying.write(b"".join(rows[at : at + AT_ONCE]))
+            meanwhile()
+        copying.write(BINARY_TAIL)
+
+
+class Sending:
+    """Messages on their way to a queue. `finish` when the last has been sent, in the same transaction.
+
+    A queue with limits or a time to live takes them one by one, as those need it.
+
+    Args:
+        priority: 0 to 9, of all of them.
+
+    Raises:
+        BadDestination, BadMessage: they cannot be sent like that.
+        NotFound: there is no such namespace.
+    """
+
+    def __init__(self, namespace: str, queue: str, *, priority: int = 4, using: str = "default") -> None:
+        if parse_address(namespace, queue).name != queue:
+            raise BadDestination(f"give the bare name of a queue, not {queue!r}")
+        if not 0 <= priority <= 9:
+            raise BadMessage(f"a priority is 0 to 9, not {priority}")
+        self._namespace, self._queue, self._priority, self._using = namespace, queue, priority, using
+        self.count = self._bytes = 0
+        with translated(), connections[using].cursor() as cursor:
+            cursor.execute("SELECT msgweb.destination_id(%s, 'queue', %s)", [namespace, queue])
+            (self._target,) = cursor.fetchone()
+            cursor.execute(_PLAIN, [self._target])
+            (self._plain,) = cursor.fetchone()
+            cursor.execute("SELECT nextval('msgweb.message_id')")
+            (self._before,) = cursor.fetchone()
+        columns = (_LENGTH.pack(self._target), struct.pack(">h", priority), b"\1")
+        self._head = struct.pack(">h", 5) + b"".join(map(field, columns))
+
+    def send(self, messages: Sequence[tuple[bytes, bytes]], meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Send persistent messages, in their order.
+
+        Args:
+            messages: headers as `apps.broker.headers.encode_headers` makes them, and bodies.
+            meanwhile: called while the database writes them.
+
+        Raises:
+            QueueFull: the queue's limit refuses one; then none is sent, if the caller's transaction ends there.
+        """
+        self.count += len(messages)
+        if not self._plain:
+            for headers, body in messages:
+                named = decode_headers(headers)
+                outbox.send(
+                    self._namespace, self._queue, body, headers=named, priority=self._priority, using=self._using
+                )
+            meanwhile()
+            return
+        head, pack = self._head, _LENGTH.pack
+        rows = [b"%b%b%b%b%b" % (head, pack(len(h)), h, pack(len(body)), body) for h, body in messages]
+        self._bytes += sum(map(len, rows)) - len(rows) * (len(head) + 2 * _LENGTH.size)
+        with translated():
+            copy(_COPY, rows, meanwhile, self._using)
+
+    def finish(self) -> None:
+        """Tell the queue's consumers, once the transaction has taken effect."""
+        if not self._plain or not self.count:
+            return
+        with connections[self._using].cursor() as cursor:
+            told = [self._target, self._before, self._priority]
+            counted = [self._target, self.count, self._bytes]
+            cursor.execute(
+                "SELECT msgweb.announce(%s, %s, 'sent', NULL, '{}', %s),"
+                " msgweb.count(%s, sent => %s, sent_bytes => %s)",
+                told + counted,
+            )
 
 
 def send_many(
     namespace: str, queue: str, messages: Iterable[tuple[bytes, bytes]], *, priority: int = 4, using: str = "default"
 ) -> int:
-    """Send persistent messages to a queue, in their order.
-
-    A queue with limits or a time to live takes them one by one, as those need it.
-
-    Args:
-        messages: headers as `apps.broker.headers.encode_headers` makes them, and bodies.
-        priority: 0 to 9, of all of them.
+    """Send persistent messages to a queue, in their order: see `Sending`.
 
     Returns:
         How many there were.
 
     Raises:
-        BadDestination, BadMessage: they cannot be sent like that.
-        NotFound: there is no such namespace.
-        QueueFull: the queue's limit refuses one; then none is sent, if the caller's transaction ends there.
+        BadDestination, BadMessage, NotFound, QueueFull: as `Sending` and its `send`.
     """
-    if parse_address(namespace, queue).name != queue:
-        raise BadDestination(f"give the bare name of a queue, not {queue!r}")
-    if not 0 <= priority <= 9:
-        raise BadMessage(f"a priority is 0 to 9, not {priority}")
-    with translated(), connections[using].cursor() as cursor:
-        cursor.execute("SELECT msgweb.destination_id(%s, 'queue', %s)", [namespace, queue])
-        (target,) = cursor.fetchone()
-        cursor.execute(_PLAIN, [target])
-        (plain,) = cursor.fetchone()
-        if not plain:
-            count = 0
-            for headers, body in messages:
-                outbox.send(namespace, queue, body, headers=decode_headers(headers), priority=priority, using=using)
-                count += 1
-            return count
-        cursor.execute("SELECT nextval('msgweb.message_id')")
-        (before,) = cursor.fetchone()
-        head = f"{target}\t{priority}\tt\t\\\\x"
-        count = size = 0
-        with cursor.copy(_COPY) as copy:
-            parts: list[str] = []
-            waiting = 0
-            for headers, body in messages:
-                parts.append(f"{head}{headers.hex()}\t\\\\x{body.hex()}\n")
-                count += 1
-                size += len(headers) + len(body)
-                waiting += len(headers) + len(body)
-                if waiting > COPY_BYTES:
-                    copy.write("".join(parts))
-                    parts.clear()
-                    waiting = 0
-            copy.write("".join(parts))
-        cursor.execute(
-            "SELECT msgweb.announce(%s, %s, 'sent', NULL, '{}', %s), msgweb.count(%s, sent => %s, sent_bytes => %s)",
-            [target, before, priority, target, count, size],
-        )
-    return count
+    sending = Sending(namespace, queue, priority=priority, using=using)
+    remaining = iter(messages)
+    while portion := list(islice(remaining, PORTION)):
+        sending.send(portion)
+    sending.finish()
+    return sending.count

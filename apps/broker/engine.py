@@ -166,8 +166,8 @@ class Subscription:
         credit: how many messages it may hold unacked (a queue's), or may have waiting in memory (a topic's: above
             that, messages are dropped and counted).
         held: the messages that it holds, by id, in order of delivery; True where the message is persistent.
-        priority: of a queue's consumers in this process those of the highest get messages first, while they have
-            credit.
+        priority: of a queue's consumers, in whichever process, those of the highest get messages first, while they
+            have credit. Those with a selector count so in their own process alone.
         selector: only messages that it matches are delivered.
         dropped: topic messages that the consumer dropped because its own reader was slow; the consumer counts them.
     """

@@ -70,7 +70,7 @@ def series(
             FROM generate_series(date_bin(make_interval(secs => %(step)s), %(since)s, '2000-01-01'), %(until)s,
                                  make_interval(secs => %(step)s)) AS span (at)
             LEFT JOIN (
-                SELECT s.* FROM msgweb.statistic s
+                SELECT s.* FROM msgweb.counted s
                 WHERE s.destination = (SELECT d.id FROM msgweb.destination d
                                        WHERE d.namespace = %(namespace)s AND d.kind = %(kind)s AND d.name = %(name)s)
                   AND s.resolution = ANY ('{{10,60,3600}}')
@@ -90,7 +90,7 @@ def rates(namespace: str | None = None, *, using: str = "default") -> dict[tuple
         cursor.execute(
             """
             SELECT d.namespace, d.kind, d.name, sum(s.sent) / 60.0, sum(s.delivered) / 60.0, sum(s.acked) / 60.0
-            FROM msgweb.statistic s JOIN msgweb.destination d ON d.id = s.destination
+            FROM msgweb.counted s JOIN msgweb.destination d ON d.id = s.destination
             WHERE s.resolution = 10 AND s.at >= msgweb.now_10s() - interval '60 seconds' AND s.at < msgweb.now_10s()
               AND d.owner IS NULL AND (%s::text IS NULL OR d.namespace = %s)
             GROUP BY d.id

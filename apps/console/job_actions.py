@@ -9,11 +9,12 @@ from django.contrib.auth.decorators import login_required, permission_required
 from django.http import Http404, HttpRequest, HttpResponseRedirect
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils.dateparse import parse_datetime
 from django.views.decorators.http import require_POST
 
 from apps.jobs import control
 from apps.jobs.models import Job
-from apps.jobs.selection import ACTIONS, Selection, apply
+from apps.jobs.selection import ACTIONS, EDIT, Selection, apply
 from msgweb.errors import BadRequest, MsgwebError, NotFound
 
 #: How many jobs one click acts on at most: it answers while somebody waits.
@@ -61,13 +62,13 @@ def bulk_actions(state: str) -> list[tuple[str, str]]:
 @permission_required("jobs.change_job", raise_exception=True)
 def act(request: HttpRequest, job_id: uuid.UUID, action: str) -> HttpResponseRedirect:
     """Cancel, retry, hold, release, edit or run again one job; the form's `arguments` (JSON) go with the last two."""
-    if action not in (*ACTIONS, "edit"):
+    if action not in (*ACTIONS, EDIT):
         raise Http404("There is no such action.")
     by = request.user.get_username()
     try:
-        arguments = _arguments(request) if action in ("rerun", "edit") else None
-        if action == "edit":
-            job = control.edit(job_id, by, arguments=arguments, priority=_priority(request))
+        arguments = _arguments(request) if action in ("rerun", EDIT) else None
+        if action == EDIT:
+            job = control.edit(job_id, by, _changes(request), arguments=arguments)
         elif arguments is not None:
             job = control.rerun(job_id, by, arguments=arguments)
         else:
@@ -97,13 +98,22 @@ def _arguments(request: HttpRequest) -> dict[str, Any] | None:
     return given
 
 
-def _priority(request: HttpRequest) -> int | None:
-    text = request.POST.get("priority", "").strip()
-    if not text:
-        return None
-    if not (text.isascii() and text.isdigit()):
+def _changes(request: HttpRequest) -> control.Changes:
+    """The form's `priority`, `to_queue` and `run_at`; what is empty stays.
+
+    Raises:
+        BadRequest: one of them cannot be.
+    """
+    priority, queue, moment = (request.POST.get(name, "").strip() for name in ("priority", "to_queue", "run_at"))
+    if priority and not (priority.isascii() and priority.isdigit()):
         raise BadRequest("a priority is 0 to 9")
-    return int(text)
+    try:
+        run_at = parse_datetime(moment) if moment else None
+    except ValueError:
+        run_at = None
+    if moment and run_at is None:
+        raise BadRequest(f"{moment!r} is no moment such as 2026-11-26T12:00:00Z")
+    return control.Changes(priority=int(priority) if priority else None, queue=queue or None, run_at=run_at)
 
 
 @require_POST
@@ -116,9 +126,10 @@ def act_on_all(request: HttpRequest) -> HttpResponseRedirect:
     try:
         if "state" not in conditions:
             raise BadRequest("choose a state first")
-        answer = apply(
-            request.POST.get("action", ""), Selection(**conditions), request.user.get_username(), most=BULK_LIMIT
-        )
+        action = request.POST.get("action", "")
+        changes = _changes(request) if action == EDIT else None
+        by = request.user.get_username()
+        answer = apply(action, Selection(**conditions), by, changes=changes, most=BULK_LIMIT)
     except MsgwebError as error:
         messages.error(request, f"Not done: {error.message}.")
     else:

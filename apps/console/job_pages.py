@@ -20,6 +20,7 @@ from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
 from apps.jobs import registry
+from apps.jobs.control import OPEN
 from apps.jobs.flows import progress_of
 from apps.jobs.links import job_of_token, status_url
 from apps.jobs.models import Attempt, Event, Job, Progress
@@ -110,6 +111,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
         "may_change": request.user.has_perm("jobs.change_job"),
         "all_here": chosen.query(),
         "bulk": bulk_actions(chosen.state),
+        "may_edit": chosen.state in OPEN,
         "tasks": _names(chosen.task, [task.name for task in registry.all_tasks()]),
         "namespaces": _names(chosen.namespace, namespaces),
     }

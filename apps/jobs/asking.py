@@ -3,16 +3,35 @@
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from apps.broker.headers import encode_headers
+from apps.broker.headers import escape_header
 from apps.jobs import replies
+from apps.jobs.ids import new_id
 from apps.jobs.registry import Task, to_json
 from msgweb.errors import BadArguments, BadMessage, BadRequest
 
 CORRELATION_LIMIT = 255
 LONGEST = 3e9  # seconds
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Of a request: what makes it more than a row, an event and a message that is ready.
+SPECIAL = frozenset(
+    {
+        *(
+            "reply_to",
+            "correlation_id",
+            "wants_progress",
+            "delay",
+            "run_at",
+            "chain_argument",
+            "after_any",
+            "after",
+            "hold",
+        ),
+        "unique_key",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +99,9 @@ def request_of(task: Task[..., Any], namespace: str, arguments: Mapping[str, Any
     checked = {**arguments, ask.result_as: None} if ask.result_as else arguments
     task.check(checked)
     options = task.options
-    named = task.named(arguments)
+    # Of a Django Task they take as long to tell as all else here.
+    keyed = options.unique or options.concurrency or options.rate
+    named = task.named(arguments) if keyed is not None else arguments
     request: dict[str, Any] = {
         "id": None if ask.job_id is None else str(ask.job_id),
         "namespace": namespace,
@@ -90,7 +111,6 @@ def request_of(task: Task[..., Any], namespace: str, arguments: Mapping[str, Any
         "priority": options.priority if ask.priority is None else ask.priority,
         "max_attempts": options.max_attempts,
     }
-    encode_headers({"task": task.name})
     optional = {
         "reply_to": ask.reply_to,
         "correlation_id": ask.correlation_id,
@@ -101,7 +121,7 @@ def request_of(task: Task[..., Any], namespace: str, arguments: Mapping[str, Any
         "expires": options.expires if ask.expires is None else ask.expires,
         "timeout": options.timeout,
         "on_death": options.on_worker_death if options.on_worker_death != "resume" else None,
-        "limits": options.limits(namespace, task.name, named),
+        "limits": keyed and options.limits(namespace, task.name, named),
         "chain_argument": ask.result_as,
         "after_any": ask.after_any,
         "after": [str(one) for one in ask.after],
@@ -128,6 +148,54 @@ def encoded(request: Mapping[str, Any]) -> str:
         raise BadArguments(f"the request is no JSON: {error}") from error
 
 
+def plain_values(request: Mapping[str, Any]) -> list[bytes | None] | None:
+    """The same for the statement `enqueue_plain`; None: this one is not so plain.
+
+    Raises:
+        BadArguments: as `encoded`.
+    """
+    given = request.get
+    names = [request["namespace"], request["task"], request["queue"]]
+    if not SPECIAL.isdisjoint(request) or any("\0" in name for name in names):
+        return None
+    job = (given("id") or str(new_id())).encode()
+    limits, batch = given("limits"), given("batch")
+    try:
+        return [
+            job,
+            *(name.encode() for name in names),
+            to_json(request["arguments"]).encode(),
+            b"\\x%b" % message_headers(request["task"], job).hex().encode(),
+            b"%d" % request["priority"],
+            b"%d" % request["max_attempts"],
+            given("requested_by", "").encode(),
+            _number(given("expires")),
+            _number(given("timeout")),
+            given("on_death", "resume").encode(),
+            limits and to_json(limits).encode(),
+            batch and batch.encode(),
+        ]
+    except ValueError as error:
+        raise BadArguments(f"the request is no JSON: {error}") from error
+
+
+def made(values: Sequence[bytes | None], microseconds: int | None) -> tuple[uuid.UUID, str, datetime] | None:
+    """What `enqueue_plain` answered: the job's id, `new`, and when it was made; None: it was not so plain."""
+    job_id = values[0]
+    if microseconds is None or job_id is None:
+        return None
+    return uuid.UUID(job_id.decode()), "new", EPOCH + timedelta(microseconds=microseconds)
+
+
+def _number(value: float | None) -> bytes | None:
+    return None if value is None else repr(value).encode()
+
+
+def message_headers(task: str, job: bytes) -> bytes:
+    """The headers of a job's first message, as they are stored. `job` is its id."""
+    return b"task:%b\njob-id:%b\nreply-to:/job/%b\ncontent-type:application/json\n" % (escape_header(task), job, job)
+
+
 def with_id(ask: Ask) -> Ask:
     """The same, with an id of its own."""
-    return ask if ask.job_id is not None else replace(ask, job_id=uuid.uuid4())
+    return ask if ask.job_id is not None else replace(ask, job_id=new_id())

@@ -1,7 +1,8 @@
 """One statement to Postgres from a coroutine, without a thread: a connection for each event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -58,6 +59,31 @@ async def fetch_one(name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]
         BadDestination, NotFound, QueueFull: as the engine's functions refuse.
         Unavailable: the database is away.
     """
+    async with _connected() as connection:
+        return await (await connection.execute(query(name), parameters)).fetchone()
+
+
+async def fetch_number(name: str, values: Sequence[bytes | None]) -> int | None:
+    """The one number that a named statement with `$1` and so on returns, in a transaction of its own.
+
+    Args:
+        values: as text.
+
+    Raises:
+        Unavailable: the database is away.
+    """
+    texts = [None if value is None else value.decode() for value in values]
+    async with _connected() as connection:
+        cursor = psycopg.AsyncRawCursor(connection)
+        row = await (await cursor.execute(query(name), texts, prepare=False)).fetchone()
+    assert row is not None
+    found: int | None = row[0]
+    return found
+
+
+@asynccontextmanager
+async def _connected() -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
+    """The loop's connection, for one statement."""
     loop = asyncio.get_running_loop()
     conninfo = conninfo_of(django_connection.settings_dict)
     line = _lines.get(loop)
@@ -67,8 +93,7 @@ async def fetch_one(name: str, parameters: Mapping[str, Any]) -> tuple[Any, ...]
         line = _lines[loop] = _Line(conninfo)
     async with line.lock:
         try:
-            cursor = await (await line.connected()).execute(query(name), parameters)
-            return await cursor.fetchone()
+            yield await line.connected()
         except psycopg.OperationalError as error:
             raise Unavailable(f"the database is away: {str(error).strip()}") from error
         except psycopg.DatabaseError as error:

@@ -1,36 +1,65 @@
 """Ask for many jobs of a task at once, by COPY, inside the caller's own transaction."""
 
-import os
-import uuid
+import struct
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from django.db import connection, transaction
 
-from apps.broker.bulk import send_many
-from apps.broker.headers import escape_header
-from apps.jobs.asking import Ask, request_of
+from apps.broker.bulk import Sending, copy, field
+from apps.jobs.asking import Ask, message_headers, request_of
+from apps.jobs.ids import ids_from
 from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
 from msgweb.errors import BadRequest
 
 PORTION = 5_000  # jobs whose rows are in memory at once
-_JOBS = (
-    "COPY jobs_job (id, arguments, limits, created_at, namespace, task, queue, priority, state, attempt, failures,"
-    " max_attempts, delivery, reply_to, correlation_id, wants_progress, requested_by, expires_at, timeout, on_death,"
-    " batch_id) FROM STDIN"
+FIRST = 200  # jobs that are made ready before the database has anything to write
+STEP = 40  # jobs that are made ready while it writes a hundred rows of one of the three tables
+_COLUMNS = (
+    *(
+        "id",
+        "created_at",
+        "arguments",
+        "limits",
+        "namespace",
+        "task",
+        "queue",
+        "priority",
+        "state",
+        "attempt",
+        "failures",
+    ),
+    *(
+        "max_attempts",
+        "delivery",
+        "reply_to",
+        "correlation_id",
+        "wants_progress",
+        "requested_by",
+        "expires_at",
+        "timeout",
+    ),
+    *("on_death", "batch_id"),
 )
-_EVENTS = "COPY jobs_event (job_id, at, kind, data) FROM STDIN"
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_JOBS = f"COPY jobs_job ({', '.join(_COLUMNS)}) FROM STDIN (FORMAT binary)"
+_EVENTS = "COPY jobs_event (job_id, at, kind, data) FROM STDIN (FORMAT binary)"
+_JSONB = b"\1"  # the version of jsonb's binary form, which is text otherwise
+_READY = field(b"state") + field(_JSONB + b'{"state": "ready", "attempt": 0}')
+_EPOCH = 946_684_800_000_000  # microseconds from 1970 to 2000, where Postgres begins to count
+#: The number of columns, an id, a moment; of a job, the length of the arguments and the version of jsonb too.
+_JOB_HEAD = struct.Struct(">hi16siqi1s")
+_EVENT_HEAD = struct.Struct(">hi16siq")
+_SHORT, _INTEGER, _LONG, _DOUBLE = (struct.Struct(code).pack for code in (">h", ">i", ">q", ">d"))
 #: Of an Ask: what needs more than a row and a message.
 _SLOW = ("reply_to", "correlation_id", "wants_progress", "delay", "run_at", "after", "hold")
 
 
 def enqueue_many(
     task: Task[..., Any], namespace: str, arguments: Iterable[Mapping[str, Any]], ask: Ask | None = None
-) -> list[uuid.UUID]:
+) -> list[UUID]:
     """Ask for a job with each of these arguments, in their order. Nobody sees one before COMMIT.
 
     Jobs of a unique task, those with a reply and those that begin later are asked for one by one, which is slower.
@@ -53,86 +82,100 @@ def enqueue_many(
     with transaction.atomic():
         if task.options.unique is not None or any(getattr(ask, name) for name in _SLOW):
             return [ask_for(task, namespace, one, ask).id for one in arguments]
-        ids: list[uuid.UUID] = []
         remaining = iter(arguments)
-        while portion := list(islice(remaining, PORTION)):
-            ids += _copy(task, namespace, portion, ask)
-    return ids
+        first = list(islice(remaining, FIRST))
+        if not first:
+            return []
+        # What all of them share is checked once.
+        request = request_of(task, namespace, first[0], ask)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
+            rows = _Rows(task, request, cursor.fetchone()[0])
+        sending = Sending(namespace, request["queue"], priority=request["priority"])
+        rows.make(first)
+
+        def more() -> None:
+            if len(rows.ids) - written < PORTION:
+                rows.make(islice(remaining, STEP))
+
+        # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
+        while rows.messages:
+            jobs, events, messages = rows.take()
+            written = len(rows.ids)
+            copy(_JOBS, jobs, more)
+            copy(_EVENTS, events, more)
+            sending.send(messages, more)
+        sending.finish()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_notify('msgweb_job', %s)", [str(rows.ids[-1])])
+    return rows.ids
 
 
-def _copy(task: Task[..., Any], namespace: str, portion: list[Mapping[str, Any]], ask: Ask) -> list[uuid.UUID]:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT clock_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-        ids = _ids(len(portion), now)
-        texts, rows, events = [], [], []
-        options = task.options
-        # What all of them share is checked, and written, once.
-        request = request_of(task, namespace, portion[0], ask)
-        expires = request.get("expires")
-        shared = _line(
-            *(namespace, task.name, request["queue"], request["priority"], "ready", 0, 0, request["max_attempts"], 0),
-            *("", "", "f", request.get("requested_by", "")),
-            None if expires is None else now + timedelta(seconds=expires),
-            *(options.timeout, options.on_worker_death, ask.batch),
-        )
-        happened = f"\t{now.isoformat()}\tstate\t" + '{"state": "ready", "attempt": 0}\n'
-        limited = options.concurrency is not None or options.rate is not None
-        for job_id, created, one in zip(ids, _moments(now, len(portion)), portion, strict=True):
-            text = task.checked(one)
-            limits = "\\N"
+class _Rows:
+    """Rows in the making, for COPY in binary.
+
+    Args:
+        request: of one of the jobs, for what they share.
+        moment: of the first, in microseconds since 1970; the others follow a microsecond apart, so that lists and
+            queues show them in their order.
+
+    Attributes:
+        ids: of all of them.
+    """
+
+    def __init__(self, task: Task[..., Any], request: Mapping[str, Any], moment: int) -> None:
+        self._task = task
+        self._request = request
+        self._moment = moment
+        self._new_ids: Iterator[UUID] = ids_from(moment)
+        self._shared = b"".join(map(field, _shared(request, moment)))
+        self.ids: list[UUID] = []
+        self.jobs: list[bytes] = []
+        self.events: list[bytes] = []
+        self.messages: list[tuple[bytes, bytes]] = []
+
+    def take(self) -> tuple[list[bytes], list[bytes], list[tuple[bytes, bytes]]]:
+        """What was made, for the tables of jobs and events, and the queue."""
+        taken = self.jobs, self.events, self.messages
+        self.jobs, self.events, self.messages = [], [], []
+        return taken
+
+    def make(self, arguments: Iterable[Mapping[str, Any]]) -> None:
+        """Make the rows of these jobs.
+
+        Raises:
+            BadArguments, LimitExceeded: as `enqueue_many`.
+        """
+        task, shared, checked = self._task, self._shared, self._task.checked
+        name, columns = task.name, len(_COLUMNS)
+        moment = self._moment + len(self.ids) - _EPOCH
+        limited = task.options.concurrency is not None or task.options.rate is not None
+        limits = field(None)
+        for one in arguments:
+            job_id = next(self._new_ids)
+            text = checked(one).encode()
             if limited:
-                limits = to_json(options.limits(namespace, task.name, task.named(one))).translate(_ESCAPES)
-            # Of control characters JSON holds none but as escapes.
-            kept = text.replace("\\", "\\\\") if "\\" in text else text
-            rows.append(f"{job_id}\t{kept}\t{limits}\t{created}\t{shared}")
-            events.append(f"{job_id}{happened}")
-            texts.append(text)
-        for statement, lines in ((_JOBS, rows), (_EVENTS, events)):
-            with cursor.copy(statement) as copy:
-                copy.write("".join(lines))
-        name = escape_header(task.name)
-        messages = (
-            (
-                b"task:%b\njob-id:%b\nreply-to:/job/%b\ncontent-type:application/json\n"
-                % (name, (key := job_id.encode()), key),
-                text.encode(),
-            )
-            for job_id, text in zip(ids, texts, strict=True)
-        )
-        send_many(namespace, request["queue"], messages, priority=request["priority"])
-        cursor.execute("SELECT pg_notify('msgweb_job', %s)", [ids[-1]])
-    return list(map(uuid.UUID, ids))
+                found = task.options.limits(self._request["namespace"], name, task.named(one))
+                limits = field(_JSONB + to_json(found).encode())
+            raw = job_id.bytes
+            head = _JOB_HEAD.pack(columns, 16, raw, 8, moment, len(text) + 1, _JSONB)
+            self.jobs.append(b"%b%b%b%b" % (head, text, limits, shared))
+            self.events.append(_EVENT_HEAD.pack(4, 16, raw, 8, moment) + _READY)
+            self.messages.append((message_headers(name, str(job_id).encode()), text))
+            self.ids.append(job_id)
+            moment += 1
 
 
-def _line(*values: object) -> str:
-    """The end of a row for COPY."""
-    fields = [
-        "\\N" if value is None else value.isoformat() if isinstance(value, datetime) else str(value).translate(_ESCAPES)
-        for value in values
-    ]
-    return "\t".join(fields) + "\n"
-
-
-def _moments(start: datetime, count: int) -> Iterator[str]:
-    """Moments a microsecond apart, so that lists and queues show jobs in their order."""
-    moment = start
-    while count:
-        here = min(count, 1_000_000 - moment.microsecond)
-        second = moment.replace(microsecond=0, tzinfo=None).isoformat()
-        zone = moment.isoformat()[-6:]
-        for microsecond in range(moment.microsecond, moment.microsecond + here):
-            yield f"{second}.{microsecond:06}{zone}"
-        moment += timedelta(microseconds=here)
-        count -= here
-
-
-def _ids(count: int, now: datetime) -> list[str]:
-    """Ids in the order of time (RFC 9562, version 7): neighbours in the index, where random ones touch a page each."""
-    time = f"{int(now.timestamp() * 1000):012x}"
-    head = f"{time[:8]}-{time[8:]}-7"
-    noise = os.urandom(8 * count).hex()
+def _shared(request: Mapping[str, Any], moment: int) -> list[bytes | None]:
+    """The columns from `namespace` on, which are the same for all."""
+    given = request.get
+    expires, timeout, batch = given("expires"), given("timeout"), given("batch")
     return [
-        f"{head}{number & 0xFFF:03x}-{'89ab'[number & 3]}{noise[at : at + 3]}-{noise[at + 4 : at + 16]}"
-        for number, at in zip(range(count), range(0, 16 * count, 16), strict=True)
+        *(request[name].encode() for name in ("namespace", "task", "queue")),
+        *(_SHORT(request["priority"]), b"ready", _INTEGER(0), _INTEGER(0), _INTEGER(request["max_attempts"])),
+        *(_INTEGER(0), b"", b"", b"\0", given("requested_by", "").encode()),
+        None if expires is None else _LONG(moment - _EPOCH + round(expires * 1_000_000)),
+        None if timeout is None else _DOUBLE(timeout),
+        given("on_death", "resume").encode(),
+        batch and UUID(batch).bytes,
     ]

@@ -13,8 +13,10 @@ from apps.jobs import tasks_api
 from apps.jobs.retention import BadRetention, parse
 from apps.jobs.schedules import problem_of
 
+CHECKED = "jobs"  # the tag of the check
 
-@register()
+
+@register(CHECKED)
 def check_jobs(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """jobs.E010, E011; and on Django 5.2 the backends' own, which Django checks itself from 6.0 on."""
     found: list[CheckMessage] = []

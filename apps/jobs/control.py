@@ -5,12 +5,14 @@
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.db import connection, transaction
 from django.utils import timezone
 
+from apps.broker.engine import parse_address
 from apps.jobs import registry
 from apps.jobs.asking import Ask
 from apps.jobs.channels import CONTROL
@@ -19,14 +21,14 @@ from apps.jobs.errors import JobIsFinal, WrongState
 from apps.jobs.models import Event, Job
 from apps.jobs.queries import query
 from apps.jobs.submit import ask_for
-from msgweb.errors import BadMessage, BadRequest
+from msgweb.errors import BadDestination, BadMessage, BadRequest
 
 #: The states in which a job waits, for whatever.
 OPEN = frozenset({Job.State.SCHEDULED, Job.State.READY, Job.State.WAITING})
 
 
 def cancel(job_id: uuid.UUID, by: str) -> Job:
-    """Cancel a job: at once while it waits; a running one is asked to stop, and ended after a grace.
+    """Cancel a job: at once while it waits; one that a worker has is asked to stop, and ended after a grace.
 
     To cancel a job that is cancelled, or being cancelled, changes nothing.
 
@@ -44,7 +46,7 @@ def cancel(job_id: uuid.UUID, by: str) -> Job:
         if job.is_final:
             raise JobIsFinal(f"job {job_id} has {job.state}: it cannot be cancelled any more")
         # A job that a consumer outside works on is ended here: nobody there can be asked to stop.
-        if job.state != Job.State.RUNNING or job.worker is None:
+        if not (job.worker is not None if job.state == Job.State.RUNNING else _in_hands(job)):
             finish(job, "cancelled", text=_text("cancelled", by))
         elif job.cancel_requested_at is None:
             job.cancel_requested_at = timezone.now()
@@ -58,7 +60,8 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
     """Try a job again, now: one that failed, was cancelled or expired, with all its attempts anew; or one that waits
     for its next attempt.
 
-    What its steps have done stays done. Who asked for it had the reply already, and gets no second.
+    What its steps have done stays done. Jobs that were cancelled since it had not succeeded wait for it again, and
+    those behind them. Who asked for it, or for these, had the reply already, and gets no second.
 
     Raises:
         UnknownJob: there is none of that id.
@@ -68,15 +71,21 @@ def retry(job_id: uuid.UUID, by: str) -> Job:
         job = locked(job_id)
         if job.state not in (Job.State.FAILED, Job.State.CANCELLED, Job.State.EXPIRED, Job.State.WAITING):
             raise WrongState(f"job {job_id} is {job.state}: it cannot be tried again")
-        if job.is_final:
-            job.failures = 0
+        ended = job.is_final
+        if not ended:
+            _must_wait(job, "tried again")
+        if ended:
+            job.failures = job.deaths = 0
             job.reply_to = ""
-            if job.batch_id is not None:
+            if job.batch is not None and job.batch.finished_at is not None:
                 job.batch = None  # that is complete without it
         job.state = Job.State.READY
         job.run_at = job.expires_at = job.finished_at = job.cancel_requested_at = job.held_at = None
         job.save()
         note(job, Event.Kind.STATE, {"state": job.state, "attempt": job.attempt, "text": _text("tried again", by)})
+        if ended:
+            with connection.cursor() as cursor:
+                cursor.execute(query("revive"), {"id": job.id})
         _issue(job)
     return job
 
@@ -86,7 +95,7 @@ def hold(job_id: uuid.UUID, by: str) -> Job:
 
     Raises:
         UnknownJob: there is none of that id.
-        WrongState: it is at work, or has ended.
+        WrongState: it is at work or about to begin, or has ended.
     """
     with transaction.atomic():
         job = locked(job_id)
@@ -125,28 +134,45 @@ def release(job_id: uuid.UUID, by: str) -> Job:
     return job
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What is changed of jobs that wait, one or many; None: it stays.
+
+    Attributes:
+        priority: 0 to 9, higher first.
+        queue: another queue of the job's namespace.
+        run_at: not before that; a moment that has passed: now.
+
+    Raises:
+        BadMessage: the priority is not 0 to 9.
+        BadDestination: there can be no such queue.
+        BadRequest: the moment has no time zone.
+    """
+
+    priority: int | None = None
+    queue: str | None = None
+    run_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and not 0 <= self.priority <= 9:
+            raise BadMessage(f"a priority is 0 to 9, not {self.priority}")
+        if self.queue is not None and parse_address("", self.queue).name != self.queue:
+            raise BadDestination(f"give the bare name of a queue, not {self.queue!r}")
+        if self.run_at is not None and self.run_at.tzinfo is None:
+            raise BadRequest("run_at has no time zone")
+
+
 def edit(
-    job_id: uuid.UUID,
-    by: str,
-    *,
-    arguments: Mapping[str, Any] | None = None,
-    priority: int | None = None,
-    queue: str | None = None,
-    run_at: datetime | None = None,
+    job_id: uuid.UUID, by: str, changes: Changes | None = None, *, arguments: Mapping[str, Any] | None = None
 ) -> Job:
     """Change a job that waits.
 
     Raises:
         UnknownJob: there is none of that id.
-        WrongState: it is at work, or has ended: run it again as another job.
+        WrongState: it is at work or about to begin, or has ended: run it again as another job.
         BadArguments: they do not fit the task.
-        BadMessage: the priority is not 0 to 9.
-        BadRequest: the moment has no time zone.
     """
-    if priority is not None and not 0 <= priority <= 9:
-        raise BadMessage(f"a priority is 0 to 9, not {priority}")
-    if run_at is not None and run_at.tzinfo is None:
-        raise BadRequest("run_at has no time zone")
+    priority, queue, run_at = (changes.priority, changes.queue, changes.run_at) if changes else (None, None, None)
     with transaction.atomic():
         job = locked(job_id)
         _must_wait(job, "edited")
@@ -198,6 +224,15 @@ def rerun(job_id: uuid.UUID, by: str, *, arguments: Mapping[str, Any] | None = N
 def _must_wait(job: Job, what: str) -> None:
     if job.state not in OPEN:
         raise WrongState(f"job {job.id} is {job.state}: it cannot be {what}")
+    if _in_hands(job):
+        raise WrongState(f"job {job.id} is about to begin: it cannot be {what}")
+
+
+def _in_hands(job: Job) -> bool:
+    """Whether a worker has the job, though it is not on record that it runs: see `apps.jobs.recorder`."""
+    with connection.cursor() as cursor:
+        cursor.execute(query("in_hands"), {"id": job.id, "namespace": job.namespace, "queue": job.queue})
+        return bool(cursor.fetchone()[0])
 
 
 def _issue(job: Job) -> None:

@@ -86,6 +86,12 @@ class WorkerDied(MsgwebError):
     code = "worker_died"
 
 
+class TooManyDeaths(MsgwebError):
+    """Stands for a job that was given up since its workers died with it, one after the other."""
+
+    code = "too_many_deaths"
+
+
 class JobExpired(MsgwebError):
     """Stands for a job that was not begun in time."""
 

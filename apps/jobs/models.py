@@ -21,6 +21,7 @@ class Job(models.Model):
             attempt writes is refused once the job is in another one.
         failures: how many attempts failed of their own; an interruption (the worker died, was drained or fenced off)
             is none. `max_attempts` limits this number.
+        deaths: how many workers have died with it in a row, with no step done between; `Options.max_deaths` limits it.
         delivery: the message's delivery count at the latest start: an older delivery may start nothing any more.
         worker: the session of the worker that runs it now.
         requested_by: who asked, for people: a user, an access key's login.
@@ -61,6 +62,7 @@ class Job(models.Model):
     attempt = models.IntegerField(default=0)
     failures = models.IntegerField(default=0)
     max_attempts = models.IntegerField(default=1)
+    deaths = models.SmallIntegerField(default=0, db_default=0)
     delivery = models.IntegerField(default=0)
     result = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
@@ -97,9 +99,10 @@ class Job(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            models.Index(fields=["-created_at", "-id"], name="job_newest"),
-            models.Index(fields=["state", "-created_at"], name="job_state"),
-            models.Index(fields=["namespace", "task", "-created_at"], name="job_task"),
+            # Ascending, though lists show the newest first: new entries then stand at the end, where there is room.
+            models.Index(fields=["created_at", "id"], name="job_newest"),
+            models.Index(fields=["state", "created_at"], name="job_state"),
+            models.Index(fields=["namespace", "task", "created_at"], name="job_task"),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
             models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
             models.Index(
@@ -160,6 +163,22 @@ class Dependency(models.Model):
     class Meta:
         verbose_name_plural = "dependencies"
         constraints = [models.UniqueConstraint(fields=["job", "after"], name="dependency_once")]
+
+    def __str__(self) -> str:
+        return f"{self.job_id} after {self.after}"
+
+
+class BrokenLink(models.Model):
+    """What a job waited for that was cancelled since it waited in vain; so that it can wait again when that is tried
+    again."""
+
+    job = models.ForeignKey(
+        Job, on_delete=models.CASCADE, related_name="waited_for", db_constraint=False, db_index=False
+    )
+    after = models.UUIDField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "after"], name="broken_link_once")]
 
     def __str__(self) -> str:
         return f"{self.job_id} after {self.after}"
@@ -269,7 +288,14 @@ class Progress(models.Model):
 
 
 class Attempt(models.Model):
-    """One run of a job by one worker."""
+    """One run of a job by one worker.
+
+    Attributes:
+        worker: the session of the worker; of the gateway, if a consumer of its works on it; None: nobody holds it.
+        host: where; or who, if that is a consumer of a gateway.
+        pid: the process of the worker; None: a consumer outside.
+        stopping_at: when its worker was told to stop, and it was still at work.
+    """
 
     class Outcome(models.TextChoices):
         SUCCEEDED = "succeeded"
@@ -286,6 +312,7 @@ class Attempt(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True)
     outcome = models.CharField(max_length=11, choices=Outcome, blank=True, default="")
     error = models.JSONField(null=True, blank=True)
+    stopping_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
         ordering = ["job", "number"]

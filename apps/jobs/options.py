@@ -18,6 +18,7 @@ DEFAULT_QUEUE = "default"
 LONGEST = 3e9  # seconds (95 years): of a pause, a timeout, an expiry, a window
 KEY_LIMIT = 255  # characters of a key; beyond, its hash stands for it
 RATE_LIMIT = 1_000  # jobs in a period: each limited key keeps the moments of so many
+MAX_DEATHS = 10  # of workers in a row; see docs/adr/0012
 ON_WORKER_DEATH = ("retry", "fail", "resume")
 OPEN_STATES = frozenset({"scheduled", "ready", "running", "waiting"})
 STATES = OPEN_STATES | {"succeeded", "failed", "cancelled", "expired"}
@@ -142,6 +143,9 @@ class Options:
         priority: 0 to 9, higher first.
         expires: seconds after which a job that was not begun is given up.
         on_worker_death: `resume`: go on behind the last finished step; `retry`: from the beginning; `fail`: no more.
+        max_deaths: how often in a row a worker may die with a job, before that has failed: perhaps it is the job that
+            kills them. A death of the job's own process is a failed attempt instead. A worker that had been told to
+            stop does not count, and a job that has finished a step since counts anew.
     """
 
     max_attempts: int = 1
@@ -155,9 +159,11 @@ class Options:
     priority: int = 4
     expires: float | None = None
     on_worker_death: str = "resume"
+    max_deaths: int = MAX_DEATHS
 
     def __post_init__(self) -> None:
         _whole("max_attempts", self.max_attempts, 1, 2**31 - 1)
+        _whole("max_deaths", self.max_deaths, 1, 32_767)
         _whole("priority", self.priority, 0, 9)
         for name, value in (("timeout", self.timeout), ("expires", self.expires)):
             if value is not None:

@@ -4,19 +4,25 @@ A batch first locks the rows of all its jobs and compares them with what the wor
 may write while its job is running, in that very attempt, under the session that began it. What does not fit is
 refused and nothing of it is written; what cannot be locked now, because somebody else's transaction holds the row, is
 put off. So nothing that a worker writes ever waits for anybody, and no two batches can lock each other out.
+
+The start of a short job may be deferred: it is admitted, but written only along with the first thing that is to be
+recorded of the attempt, which mostly is its end; then the whole attempt is one change of the row. The fence of such an
+attempt is that nothing has changed since it was admitted, and that its session lives. Whoever would change the job from
+outside asks `msgweb.is_held` first (`apps.jobs.control`).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NewType
+from itertools import chain
+from typing import Any, NamedTuple, NewType
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
 
-from apps.jobs import replies
+from apps.jobs import deaths, replies
 from apps.jobs.channels import EVENTS
 from apps.jobs.pipelined import Pipelined, Row, Step
 
@@ -26,8 +32,7 @@ FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "expired"})
 STARTABLE_STATES = frozenset({"scheduled", "ready", "waiting", "running"})
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """An attempt that a worker has begun; with the session, the fence of what it writes."""
 
     job: UUID
@@ -35,24 +40,26 @@ class Run:
     worker: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A worker holds a job's message and wants to begin an attempt.
 
     Attributes:
         delivery: the message's delivery count. One that is lower than that of the latest start belongs to a worker
             that was fenced off and does not know it yet.
         ticket: the message's: of a job that was given a new message since, the old one is void.
+        namespace: whose job it must be; None: whosever.
+        outside: who does the work, for people, where that is no process of the worker's own.
     """
 
     job: UUID
     delivery: int
     worker: int
     ticket: int = 0
+    namespace: str | None = None
+    outside: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """A line of an attempt's log."""
 
     run: Run
@@ -61,8 +68,7 @@ class LogLine:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """How far an attempt is. Of several in a batch the latest counts."""
 
     run: Run
@@ -72,15 +78,26 @@ class Mark:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Stopping(NamedTuple):
+    """The worker was told to stop, and the attempt is still at work: if it is killed now, it was not for the job."""
+
+    run: Run
+    at: datetime
+
+
+Note = LogLine | Mark | Stopping
+
+
+class Finish(NamedTuple):
     """The end of an attempt.
 
     Attributes:
-        outcome: succeeded, failed, cancelled or interrupted; expired for a job that never began.
+        outcome: succeeded, failed, cancelled or interrupted; unbegun where the job's code was not even called; expired
+            for a job that never began.
         again: whether a failure may be retried, while the job has attempts left.
         note: why, for the state event.
         pause: seconds until then.
+        seconds: how long the attempt took, where its start was deferred.
     """
 
     run: Run
@@ -90,24 +107,32 @@ class Finish:
     again: bool = True
     note: str | None = None
     pause: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What goes into one transaction. The notes precede the finishes; a job's start stands alone."""
+    """What goes into one transaction. The notes precede the finishes; a job's start stands alone.
+
+    Attributes:
+        deferred: the starts of those runs of the batch whose start was deferred.
+        records: those of them whose start is to be written now in any case.
+    """
 
     starts: Sequence[Start] = ()
-    notes: Sequence[LogLine | Mark] = ()
+    notes: Sequence[Note] = ()
     finishes: Sequence[Finish] = ()
+    deferred: Mapping[Run, Start] = field(default_factory=dict)
+    records: Sequence[Run] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(NamedTuple):
     """The answer to a `Start` that was taken.
 
     Attributes:
         failures: how often the job has failed before.
         timeout: seconds that the attempt may take.
+        deferred: nothing was written: the start is recorded along with what comes next.
     """
 
     run: Run
@@ -116,10 +141,10 @@ class Started:
     arguments: str
     failures: int = 0
     timeout: float | None = None
+    deferred: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class NotStarted:
+class NotStarted(NamedTuple):
     """The answer to a `Start` that was refused.
 
     Attributes:
@@ -141,6 +166,7 @@ class Written:
             an earlier write of the same finish took effect), or None where somebody else has it.
         put_off: jobs whose rows were locked elsewhere; nothing of theirs was written.
         cancelled: runs that somebody asked to cancel.
+        recorded: runs whose deferred start has been written.
     """
 
     starts: dict[UUID, Started | NotStarted] = field(default_factory=dict)
@@ -148,6 +174,38 @@ class Written:
     refused: dict[Run, str | None] = field(default_factory=dict)
     put_off: set[UUID] = field(default_factory=set)
     cancelled: set[Run] = field(default_factory=set)
+    recorded: set[Run] = field(default_factory=set)
+
+
+class Admission:
+    """Admits attempts whose start is recorded later, on a connection of its own in autocommit mode, whose commits need
+    not reach the disk (`synchronous_commit = off`). `close` before that is closed."""
+
+    def __init__(self, connection: AsyncConnection[Row]) -> None:
+        self._statements = Pipelined(connection)
+
+    def close(self) -> None:
+        """The connection is about to be closed."""
+        self._statements.close()
+
+    async def admit(self, starts: Sequence[Start]) -> dict[int, Started]:
+        """Those that may begin, by their place among the given; the others are for `Recorder.write`.
+
+        Raises:
+            psycopg.DatabaseError: nothing was admitted.
+        """
+        parameters = {
+            "ids": uuid_array(start.job for start in starts),
+            "deliveries": number_array(start.delivery for start in starts),
+            "tickets": number_array(start.ticket for start in starts),
+        }
+        (rows,) = await self._statements.run([("admit_fresh", parameters)])
+        admitted = {}
+        for position, attempt, task, namespace, arguments, failures in rows:
+            start = starts[position - 1]
+            run = Run(start.job, attempt + 1, start.worker)
+            admitted[position - 1] = Started(run, task, namespace, arguments, failures, None, deferred=True)
+        return admitted
 
 
 class Recorder:
@@ -181,25 +239,34 @@ class Recorder:
     async def _write(self, batch: Batch) -> Written:
         """Two round trips, mostly: what is compared, and all that follows from it."""
         written = Written()
-        runs = {item.run for item in (*batch.notes, *batch.finishes)}
+        runs = {item.run for item in chain(batch.notes, batch.finishes)}
+        runs.update(batch.records)
         ids = {start.job for start in batch.starts} | {run.job for run in runs}
         if not ids:
             return written
-        _, locked = await self._statements.run([("begin", {}), ("lock", {"ids": list(ids)})])
+        looks: list[Step] = [("begin", {}), ("lock", {"ids": uuid_array(ids)})]
+        if batch.deferred:
+            looks.append(("alive", {"sessions": list({run.worker for run in batch.deferred})}))
+        _, locked, *lives = await self._statements.run(looks)
+        alive = {row[0] for row in chain.from_iterable(lives)}
         rows = {row[0]: row for row in locked}
         if len(rows) < len(ids):
-            peeked = {row[0]: row for row in await self._rows("peek", ids=[i for i in ids if i not in rows])}
+            peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(i for i in ids if i not in rows))}
         else:
             peeked = {}
 
         admitted: set[Run] = set()
+        unbegun: set[Run] = set()
         for run in runs:
             row, other = rows.get(run.job), peeked.get(run.job)
-            if row is not None and (row[2], row[3], row[5]) == ("running", run.attempt, run.worker):
+            if row is not None and row[2] == "running" and row[3] == run.attempt and row[5] == run.worker:
                 admitted.add(run)
                 if row[6] is not None:
                     written.cancelled.add(run)
-            elif row is None and other is not None and other[1] == "running":
+            elif row is not None and _is_unbegun(row, run, batch.deferred.get(run)) and run.worker in alive:
+                admitted.add(run)
+                unbegun.add(run)
+            elif row is None and other is not None and (other[1] == "running" or run in batch.deferred):
                 # Held elsewhere, and perhaps about to change: ask again when it is free.
                 written.put_off.add(run.job)
             else:
@@ -207,28 +274,53 @@ class Recorder:
                 written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
 
         taken, over = self._admissible(batch.starts, rows, peeked, written)
+        orphans = await self._orphans(taken, rows, over, written)
         blocked = await self._admit(taken, rows, written)
+        await self._count_deaths([one for one in orphans if one.job not in written.put_off])
         notes = [note for note in batch.notes if note.run in admitted]
         marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
         finishes = [item for item in batch.finishes if item.run in admitted]
+        wholes = []
+        if unbegun:
+            begin_first = {note.run for note in notes}.union(batch.records)
+            wholes = [item for item in finishes if _is_whole(item, unbegun, begin_first)]
+            for run in unbegun.difference(item.run for item in wholes):
+                taken[run.job] = batch.deferred[run]
+            if wholes:
+                finishes = [item for item in finishes if not _is_whole(item, unbegun, begin_first)]
         ends = [(item.run.job, item) for item in finishes]
-        ends += [(job, Finish(Run(job, 0, 0), outcome)) for job, outcome in over.items()]
-        changed = {*taken, *blocked, *(note.run.job for note in notes), *(job for job, _ in ends)}
-        told: list[Step] = [("notify", {"channel": EVENTS, "ids": list(changed)}), ("commit", {})]
+        ends += over.items()
+        ended = [item.run.job for item in wholes] + [job for job, _ in ends]
+        changed = {*taken, *blocked, *(note.run.job for note in notes), *ended}
+        if not changed:  # locks are all that there was
+            await self._statements.run([("rollback", {})])
+            return written
+        told: list[Step] = [("notify", {"channel": EVENTS, "ids": uuid_array(changed)}), ("commit", {})]
         asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
-        workers = {start.worker for start in taken.values()}
-        steps = [self._starting(list(taken.values()), worker) for worker in workers]
+        workers = list({(start.worker, start.outside) for start in taken.values()})
+        steps = [self._starting(list(taken.values()), rows, *worker) for worker in workers]
         steps += _noting(notes, marks)
+        if wholes:
+            steps.append(self._completing(wholes, batch.deferred))
         if ends:
-            steps += [_ending(ends), ("follow", {"ids": [job for job, _ in ends]})]
+            steps.append(_ending(ends))
+        if ended:
+            steps.append(("follow", {"ids": uuid_array(ended)}))
         results = await self._statements.run(steps if asked else [*steps, *told])
-        for worker, begun in zip(workers, results, strict=False):
+        began = {start.job for start in batch.starts}
+        for (worker, _), begun in zip(workers, results, strict=False):
             for job, attempt, *what in begun:
-                written.starts[job] = Started(Run(job, attempt, worker), *what)
+                if job in began:
+                    written.starts[job] = Started(Run(job, attempt, worker), *what)
         outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
         for item in finishes:
             written.finishes[item.run] = outcomes[item.run.job][1:3]
+        for item in wholes:
+            written.finishes[item.run] = "succeeded", rows[item.run.job][15]
+        written.recorded = unbegun
         if asked:
+            if wholes:
+                outcomes.update((row[0], row) for row in results[len(steps) - (3 if ends else 2)])
             await self._tell_askers(marks, rows, outcomes)
             await self._statements.run(told)
         return written
@@ -239,10 +331,10 @@ class Recorder:
         rows: Mapping[UUID, Row],
         peeked: Mapping[UUID, Row],
         written: Written,
-    ) -> tuple[dict[UUID, Start], dict[UUID, str]]:
+    ) -> tuple[dict[UUID, Start], dict[UUID, Finish]]:
         """Which of them may begin, limits apart, and how the jobs end that end instead; the others are answered."""
         taken: dict[UUID, Start] = {}
-        over: dict[UUID, str] = {}
+        over: dict[UUID, Finish] = {}
         for start in starts:
             row = rows.get(start.job)
             if row is None:
@@ -250,20 +342,45 @@ class Recorder:
                     written.put_off.add(start.job)
                 else:
                     written.starts[start.job] = NotStarted("missing")
+            elif start.namespace is not None and row[1] != start.namespace:
+                written.starts[start.job] = NotStarted("missing")
             elif row[2] in FINAL_STATES or start.ticket < row[7] or row[8]:  # or void, or held back
                 written.starts[start.job] = NotStarted("final")
             elif row[2] not in STARTABLE_STATES or start.delivery < row[4]:
                 written.starts[start.job] = NotStarted("stale")
             elif row[6] is not None:  # its worker died before it could cancel
-                over[start.job] = "cancelled"
+                over[start.job] = Finish(_run(start), "cancelled")
             elif row[9]:
-                over[start.job] = "expired"
+                over[start.job] = Finish(_run(start), "expired")
             elif row[2] == "running" and row[11] == "fail":  # so did its worker, and that ends it
-                over[start.job] = "interrupted"
+                over[start.job] = Finish(_run(start), "interrupted")
             else:
                 taken[start.job] = start
         written.starts.update(dict.fromkeys(over, NotStarted("final")))
         return taken, over
+
+    async def _orphans(
+        self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], over: dict[UUID, Finish], written: Written
+    ) -> list[deaths.Verdict]:
+        """Those whose worker died with them. Takes out whose turn is later, or never."""
+        running = [job for job in taken if rows[job][2] == "running"]
+        found = [deaths.judge(*row) for row in await self._rows("orphans", ids=running)] if running else []
+        for one in found:
+            if one.error is not None and one.pause != 0:
+                again = one.pause is not None
+                run = _run(taken.pop(one.job))
+                over[one.job] = Finish(run, "interrupted", None, one.error, again, one.note or None, one.pause)
+                written.starts[one.job] = NotStarted("final")
+        return found
+
+    async def _count_deaths(self, orphans: Sequence[deaths.Verdict]) -> None:
+        if orphans:
+            await self._rows(
+                "count_deaths",
+                ids=[one.job for one in orphans],
+                deaths=[one.deaths for one in orphans],
+                errors=[None if one.error is None else json.dumps(one.error) for one in orphans],
+            )
 
     async def _admit(self, taken: dict[UUID, Start], rows: Mapping[UUID, Row], written: Written) -> set[UUID]:
         """Take out those whose limits do not let them begin now. Returns those that were put aside."""
@@ -280,12 +397,24 @@ class Recorder:
                 written.put_off.add(job)
         return blocked
 
-    def _starting(self, taken: Sequence[Start], worker: int) -> Step:
-        mine = [start for start in taken if start.worker == worker]
+    def _starting(self, taken: Sequence[Start], rows: Mapping[UUID, Row], worker: int, outside: str | None) -> Step:
+        mine = [start for start in taken if (start.worker, start.outside) == (worker, outside)]
         return "start", {
-            "ids": [start.job for start in mine],
-            "deliveries": [start.delivery for start in mine],
+            "ids": uuid_array([start.job for start in mine]),
+            "deliveries": number_array(start.delivery for start in mine),
+            "again": uuid_array([start.job for start in mine if rows[start.job][3]]),
             "worker": worker,
+            "host": self._host if outside is None else outside[:255],
+            "pid": self._pid if outside is None else None,
+        }
+
+    def _completing(self, wholes: Sequence[Finish], deferred: Mapping[Run, Start]) -> Step:
+        return "complete", {
+            "ids": uuid_array([item.run.job for item in wholes]),
+            "deliveries": number_array(deferred[item.run].delivery for item in wholes),
+            "workers": number_array(item.run.worker for item in wholes),
+            "seconds": number_array(item.seconds for item in wholes),
+            "results": "[%s]" % ",".join([item.result or "null" for item in wholes]),  # noqa: UP031
             "host": self._host,
             "pid": self._pid,
         }
@@ -298,7 +427,8 @@ class Recorder:
     ) -> None:
         """Send the replies of jobs that are final now, and progress to those who want it."""
         for mark in marks:
-            job, namespace, *_, reply_to, correlation_id, wants_progress = rows[mark.run.job]
+            job, namespace, *_ = row = rows[mark.run.job]
+            reply_to, correlation_id, wants_progress = row[12:15]
             if reply_to and wants_progress:
                 body = json.dumps(_data(mark), ensure_ascii=False)
                 await self._reply(job, namespace, reply_to, correlation_id, "progress", body, persistent=False)
@@ -335,11 +465,47 @@ class Recorder:
         return (await self._statements.run([(name, parameters)]))[0]
 
 
-def _noting(notes: Sequence[LogLine | Mark], marks: Sequence[Mark]) -> list[Step]:
-    """Record lines, and of the marks the latest of each run."""
+def uuid_array(ids: Iterable[UUID]) -> str:
+    """An array as Postgres reads it. psycopg's own way, an object each, takes ten times as long."""
+    return "{%s}" % ",".join(["%032x" % one.int for one in ids])  # noqa: UP031  the quickest
+
+
+def number_array(numbers: Iterable[int | float]) -> str:
+    """The same of numbers."""
+    return "{%s}" % ",".join(map(repr, numbers))  # noqa: UP031  the quickest
+
+
+def _is_unbegun(row: Row, run: Run, start: Start | None) -> bool:
+    """Whether a job is as it was when the start of this attempt was deferred."""
+    return (
+        start is not None
+        and row[3] == run.attempt - 1
+        and row[2] in STARTABLE_STATES
+        and row[2] != "running"
+        and row[4] <= start.delivery
+        and row[7] == start.ticket
+        and not row[8]
+    )
+
+
+def _is_whole(item: Finish, unbegun: set[Run], begin_first: set[Run]) -> bool:
+    """Whether its start and its end are one write."""
+    return item.outcome == "succeeded" and item.run in unbegun and item.run not in begin_first
+
+
+def _run(start: Start) -> Run:
+    """Stands for the attempt of a job that ends, or is put off, instead of beginning another."""
+    return Run(start.job, 0, 0)
+
+
+def _noting(notes: Sequence[Note], marks: Sequence[Mark]) -> list[Step]:
+    """Record lines, of the marks the latest of each run, and whose worker is to stop."""
     latest = set(map(id, marks))
-    kept = [note for note in notes if isinstance(note, LogLine) or id(note) in latest]
+    kept = [note for note in notes if isinstance(note, LogLine) or (isinstance(note, Mark) and id(note) in latest)]
+    leaving = [note.run for note in notes if isinstance(note, Stopping)]
     steps: list[Step] = []
+    if leaving:
+        steps.append(("stopping", {"ids": [run.job for run in leaving], "attempts": [run.attempt for run in leaving]}))
     if kept:
         events = {
             "ids": [note.run.job for note in kept],
@@ -362,7 +528,7 @@ def _noting(notes: Sequence[LogLine | Mark], marks: Sequence[Mark]) -> list[Step
 
 def _ending(finishes: Sequence[tuple[UUID, Finish]]) -> Step:
     return "finish", {
-        "ids": [job for job, _ in finishes],
+        "ids": uuid_array([job for job, _ in finishes]),
         "outcomes": [item.outcome for _, item in finishes],
         "results": [item.result for _, item in finishes],
         "errors": [json.dumps(dict(item.error), ensure_ascii=False) if item.error else None for _, item in finishes],

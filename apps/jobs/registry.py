@@ -220,7 +220,7 @@ def task(
         name: unique in the installation, such as `firebrand.clone_brand`; what STOMP and REST clients ask for.
         queue: the queue, in the namespace of each job, that it waits in.
         options: see `apps.jobs.options.Options`: max_attempts, backoff, retry_on, give_up_on, timeout, unique,
-            concurrency, rate, priority, expires, on_worker_death.
+            concurrency, rate, priority, expires, on_worker_death, max_deaths.
 
     Raises:
         BadTask: at import, if the declaration cannot be.

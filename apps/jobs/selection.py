@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from django.db.models import QuerySet
 
@@ -13,7 +14,7 @@ from msgweb.errors import BadRequest, Conflict, NotFound
 
 PORTION = 500
 
-#: What can be done with many jobs.
+#: What can be done with many jobs, beside editing them.
 ACTIONS: dict[str, Callable[[uuid.UUID, str], Job]] = {
     "cancel": control.cancel,
     "retry": control.retry,
@@ -21,6 +22,7 @@ ACTIONS: dict[str, Callable[[uuid.UUID, str], Job]] = {
     "release": control.release,
     "rerun": control.rerun,
 }
+EDIT = "edit"  # which needs changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,7 @@ def apply(
     selection: Selection,
     by: str,
     *,
+    changes: control.Changes | None = None,
     most: int | None = None,
     beyond: uuid.UUID | None = None,
     may: Callable[[Job], bool] | None = None,
@@ -95,17 +98,23 @@ def apply(
     """Do something with all jobs of a selection: a transaction for each, so that what one refuses stops none.
 
     Args:
-        action: one of ACTIONS.
+        action: one of ACTIONS, or `edit`.
         by: who wants it, for people.
+        changes: what `edit` changes.
         most: look at no more than so many; the answer says where to go on.
         beyond: go on after that job.
         may: whether the asker may do it with a job; others are passed over.
 
     Raises:
-        BadRequest: there is no such action.
+        BadRequest: there is no such action; changes without `edit`, or none with it.
     """
-    if action not in ACTIONS:
-        raise BadRequest(f"an action is one of {', '.join(ACTIONS)}, not {action!r}")
+    if action not in (*ACTIONS, EDIT):
+        raise BadRequest(f"an action is one of {', '.join((*ACTIONS, EDIT))}, not {action!r}")
+    if (action == EDIT) != (changes is not None and changes != control.Changes()):
+        raise BadRequest(
+            "say what to change: priority, queue or run_at" if action == EDIT else "only edit changes jobs"
+        )
+    act = partial(control.edit, changes=changes) if action == EDIT else ACTIONS[action]
     answer = Done()
     looked_at = 0
     # Those that the action itself makes, or puts into the selection, are not looked at.
@@ -120,7 +129,7 @@ def apply(
             if may is not None and not may(job):
                 continue
             try:
-                ACTIONS[action](job.id, by)
+                act(job.id, by)
                 answer.done += 1
             except (Conflict, NotFound, BadRequest) as error:
                 answer.refused += 1

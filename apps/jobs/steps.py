@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from django.db import connection
@@ -33,14 +34,17 @@ class Steps(Protocol):
 class KeptSteps:
     """In the database, by an attempt that is still the job's."""
 
-    def __init__(self, job_id: uuid.UUID, attempt: int) -> None:
+    def __init__(self, job_id: uuid.UUID, attempt: int, record: Callable[[], None] | None = None) -> None:
+        """`record` is called once, before the first look: it sees to it that the attempt is on record."""
         self._job_id = job_id
         self._attempt = attempt
+        self._record = record
         self._known: dict[str, Any] | None = None
 
     def find(self, name: str) -> Kept | None:
         """A step that is done; None: it is not."""
         if self._known is None:
+            self._see_to_record()
             with connection.cursor() as cursor:
                 cursor.execute(query("steps"), {"id": self._job_id})
                 self._known = {row[0]: json.loads(row[1]) for row in cursor.fetchall()}
@@ -54,6 +58,7 @@ class KeptSteps:
             ValueError: the result is no JSON that can be kept.
         """
         text = to_json(value)
+        self._see_to_record()
         with connection.cursor() as cursor:
             cursor.execute(
                 query("keep_step"), {"id": self._job_id, "attempt": self._attempt, "name": name, "result": text}
@@ -66,9 +71,15 @@ class KeptSteps:
 
     def forget(self) -> None:
         """None is done."""
+        self._see_to_record()
         with connection.cursor() as cursor:
             cursor.execute(query("forget_steps"), {"id": self._job_id, "attempt": self._attempt})
         self._known = {}
+
+    def _see_to_record(self) -> None:
+        if self._record is not None:
+            self._record()
+            self._record = None
 
 
 class MemorySteps:

@@ -71,9 +71,21 @@ class JobsTaskPort:
         return str(job.id)
 
     async def job_event(
-        self, *, namespace: str, job_id: str, body: bytes, headers: dict[str, str], requested_by: str
-    ) -> None:
-        """What a worker outside says about its job (`job-event: progress | log | result | error`).
+        self,
+        *,
+        namespace: str,
+        job_id: str,
+        body: bytes,
+        headers: dict[str, str],
+        requested_by: str,
+        attempt: int | None = None,
+        ending: str | None = None,
+    ) -> outside.Heard:
+        """What a worker outside says about its job (`job-event: progress | log | result | error | cancelled`).
+
+        Args:
+            attempt: of which it is said; None: as the header `job-attempt` says, else nobody knows.
+            ending: why the speaker was asked to stop, if it was: `cancelled` or `timeout`.
 
         Raises:
             UnknownJob, Conflict, BadMessage: see `apps.jobs.outside.job_event`.
@@ -84,7 +96,13 @@ class JobsTaskPort:
             raise UnknownJob(f"there is no job {job_id!r}")
         content = _content(body, headers.get("content-type"))
         event = headers.get("job-event", "result")
-        await self._in_thread(lambda: outside.job_event(namespace, job, event, content, requested_by))
+        if attempt is None:
+            attempt = _attempt(headers.get("job-attempt"))
+
+        def call() -> outside.Heard:
+            return outside.job_event(namespace, job, event, content, requested_by, attempt=attempt, ending=ending)
+
+        return await self._in_thread(call)
 
     def close(self) -> None:
         """End the threads and their connections. Waits for what they are at."""
@@ -137,6 +155,14 @@ def _content(body: bytes, content_type: str | None) -> Any:
         return body.decode()
     except UnicodeDecodeError as error:
         raise BadMessage("what is said of a job is JSON or text in UTF-8") from error
+
+
+def _attempt(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
+        raise BadMessage(f"job-attempt is the number that came with the job, not {text[:40]!r}")
+    return int(text)
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

@@ -1,17 +1,24 @@
-"""Ask for a job: its row, its first event and its message, by one statement in the caller's own transaction."""
+"""Ask for a job: its row, its first event and its message, by one statement in the caller's own transaction.
+
+Most are plain, and asked for by a statement that is made for speed (docs/adr/0015).
+"""
 
 import json
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import datetime
+from functools import cache
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models.base import ModelState
 
 from apps.broker import outbox
 from apps.broker.sqlstates import translated
 from apps.jobs import registry, replies
-from apps.jobs.asking import Ask, encoded, request_of
+from apps.jobs.asking import Ask, encoded, made, plain_values, request_of
+from apps.jobs.direct import fetch_number
 from apps.jobs.ending import locked, send_reply
 from apps.jobs.errors import JobExists
 from apps.jobs.links import status_url
@@ -52,7 +59,7 @@ def submit(
 def ask_for(task: registry.Task[..., Any], namespace: str, arguments: Mapping[str, Any], ask: Ask) -> Job:
     """The same, of a task at hand."""
     request = request_of(task, namespace, arguments, ask)
-    job_id, outcome, created = enqueue_row(encoded(request))
+    job_id, outcome, created = enqueue_row(request)
     if outcome == "duplicate":
         return Job.objects.get(id=job_id)
     if outcome == "known":
@@ -65,22 +72,45 @@ def ask_for(task: registry.Task[..., Any], namespace: str, arguments: Mapping[st
     return job
 
 
-def enqueue_row(request: str) -> tuple[Any, ...]:
-    """Ask the database: the job's id, what became of the request (`new`, `known`, `duplicate`), and its time."""
-    # What is refused must leave the caller's transaction usable.
-    savepoint = transaction.atomic() if connection.in_atomic_block else nullcontext()
-    with translated(), savepoint, connection.cursor() as cursor:
-        cursor.execute(query("enqueue"), {"request": request})
-        row: tuple[Any, ...] = cursor.fetchone()
+def enqueue_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:
+    """Ask the database: the job's id, what became of the request (`new`, `known`, `duplicate`), and when it was made.
+
+    Raises:
+        BadArguments: the request is no JSON that can be kept.
+        NotFound, LimitExceeded: as `submit`. The caller's transaction stays usable.
+    """
+    row = _plain_row(request) or _special_row(request)
     if after_enqueue is not None and row[1] == "new":
         after_enqueue(row[0])
     return row
 
 
+def _plain_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime] | None:
+    """The same where nothing is special about the job; else None, and nothing was written. It needs no savepoint, since
+    it refuses nothing."""
+    values = plain_values(request)
+    if values is None:
+        return None
+    return made(values, fetch_number("enqueue_plain", values))
+
+
+def _special_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:
+    # What is refused must leave the caller's transaction usable.
+    savepoint = transaction.atomic() if connection.in_atomic_block else nullcontext()
+    with translated(), savepoint, connection.cursor() as cursor:
+        cursor.execute(query("enqueue"), {"request": encoded(request)})
+        row: tuple[uuid.UUID, str, datetime | None] = cursor.fetchone()
+    return row
+
+
 def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask) -> Job:
-    """The row that was just made, without asking for it."""
+    """The row that was just made, without asking for it, and without `Model.__init__`, which would take a tenth of the
+    time of the whole."""
     later = (ask.run_at is not None and ask.run_at > created) or bool(ask.delay)
-    job = Job(
+    job = Job.__new__(Job)
+    job.__dict__.update(_defaults())
+    job.__dict__.update(
+        _state=ModelState(),
         id=job_id,
         state=Job.State.SCHEDULED if later else Job.State.READY,
         created_at=created,
@@ -93,13 +123,24 @@ def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask
         on_death=request.get("on_death", "resume"),
         limits=request.get("limits"),
         batch_id=ask.batch,
-        **{name: request[name] for name in ("namespace", "task", "queue", "arguments", "priority", "max_attempts")},
+        namespace=request["namespace"],
+        task=request["task"],
+        queue=request["queue"],
+        arguments=request["arguments"],
+        priority=request["priority"],
+        max_attempts=request["max_attempts"],
     )
     job._state.adding = False
     job._state.db = connection.alias
     if after_enqueue is not None or ask.delay or "expires" in request or "unique_key" in request:
         job.refresh_from_db()
     return job
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """What the columns of a new job hold that nothing was said about; those of `arguments` are never shared."""
+    return {field.attname: field.get_default() for field in Job._meta.concrete_fields if field.name != "arguments"}
 
 
 def _accept(job: Job) -> None:

@@ -27,6 +27,7 @@ EXCEPTIONS = {
     "expired": "apps.jobs.errors.JobExpired",
     "slot_died": "apps.jobs.errors.WorkerDied",
     "worker_died": "apps.jobs.errors.WorkerDied",
+    "too_many_deaths": "apps.jobs.errors.TooManyDeaths",
 }
 
 

@@ -159,7 +159,14 @@ def run_job(job: Job) -> Job:
         job.refresh_from_db()
         return job
     with connection.cursor() as cursor:
-        start: dict[str, Any] = {"ids": [job.id], "deliveries": [1], "worker": 0, "host": "test", "pid": None}
+        start: dict[str, Any] = {
+            "ids": [job.id],
+            "deliveries": [1],
+            "again": [job.id],
+            "worker": 0,
+            "host": "test",
+            "pid": None,
+        }
         cursor.execute(query("start"), start)
         _, attempt, name, namespace, arguments, failures, _ = cursor.fetchone()
     outcome = _perform(job, attempt, name, namespace, json.loads(arguments), failures)

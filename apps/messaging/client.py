@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -18,12 +19,14 @@ from apps.messaging.credentials import Credentials
 from apps.messaging.errors import (
     BadMessage,
     ConnectionFailed,
+    JobCancelled,
+    MessagingError,
     OutcomeUnknown,
     Refused,
     ReplyTimeout,
     RequestFailed,
 )
-from apps.messaging.message import Accepted, Body, Message, Progress, Reply
+from apps.messaging.message import Accepted, Body, Message, Progress, Reply, Told
 
 logger = logging.getLogger(__name__)
 
@@ -35,12 +38,19 @@ TOPIC_BACKLOG = 10_000
 PASSING = frozenset({"unavailable", "session_lost"})
 #: Named in `reply-to` alone: the server makes the reply queue and subscribes this connection to it.
 REPLY_QUEUE = "/temp-queue/replies"
+#: The id of the subscription by which the server tells what becomes of jobs.
+JOB_CONTROL = "job-control"
 
 
 def _back_off(failures: int) -> float:
     """Seconds to wait after so many failures: doubling, bounded, and jittered, so that clients do not come in step."""
     wait: float = min(BACK_OFF_MOST, BACK_OFF_FIRST * 2 ** min(failures, 10))
     return wait * random.uniform(0.5, 1.0)
+
+
+def _told_of(connection: Connection, attempt: str, job_id: str) -> Told | None:
+    """What is known of a job that came over that connection; when that is lost, the server gives it to another."""
+    return connection.told.get(job_id) if connection.alive else Told(attempt, False, "lost")
 
 
 @dataclass(slots=True, eq=False)
@@ -275,7 +285,8 @@ class Messaging:
         """Listen to a queue or a topic; `run` calls the handler with each message.
 
         When this returns, the subscription stands. A queue's message is acknowledged when the handler returned, and
-        goes back to the queue when it raised.
+        goes back to the queue when it raised. A job ends with the handler: it has succeeded when that returned (with
+        None, where it did not reply), and failed when it raised.
 
         Args:
             destination: a queue, `mails`; a topic is named in full, `/topic/orders.new`.
@@ -438,11 +449,28 @@ class Messaging:
         consumer, message = delivery.consumer, delivery.message
         if consumer.is_topic:
             consumer.waiting -= 1
+        raised: Exception | None = None
         try:
+            if message.is_job:
+                self._listen_to_jobs(delivery.connection)
+                message.checkpoint()  # it may have waited here for long
             consumer.handler(message)
-        except Exception:
-            consumer.failures += 1
+        except NotSent:
+            logger.warning("the connection was lost before message %s was begun: it comes again", message.id)
+            return
+        except JobCancelled as error:
+            raised = error
+        except Exception as error:
+            raised = error
             logger.exception("the handler of %s raised on message %s", consumer.destination, message.id)
+        try:
+            done = message.finish(raised)
+        except MessagingError as error:
+            logger.warning("how job %s ended cannot be told: %s", message.job_id, error)
+            done = False
+        delivery.connection.told.pop(message.job_id or "", None)
+        if not done:
+            consumer.failures += 1
             if consumer.is_topic:
                 return
             # Without the pause a message that no one can handle would be thrown and caught as fast as the wire allows.
@@ -457,6 +485,16 @@ class Messaging:
             delivery.connection.send(verdict, {"id": message.headers.get("ack") or message.id})
         except NotSent:
             logger.warning("the connection was lost before message %s was acknowledged: it comes again", message.id)
+
+    def _listen_to_jobs(self, connection: Connection) -> None:
+        """To what becomes of them; does not wait.
+
+        Raises:
+            NotSent: the connection is over.
+        """
+        if not connection.listens_to_jobs:
+            connection.send("SUBSCRIBE", {"destination": "/job/control", "id": JOB_CONTROL, "ack": "auto"})
+            connection.listens_to_jobs = True
 
     def _answer(self, destination: str, body: Body, headers: Mapping[str, str], durable: bool) -> None:
         deadline = self._deadline(None)
@@ -474,7 +512,13 @@ class Messaging:
     # In the reading thread of a connection:
 
     def _on_message(self, connection: Connection, headers: dict[str, str], data: bytes) -> None:
-        message = Message(headers.get("destination", ""), headers, data, self._answer)
+        if headers.get("subscription") == JOB_CONTROL:
+            over = headers.get("job-event") == "over"
+            told = Told(headers.get("job-attempt", ""), over, headers.get("reason", "cancelled"))
+            connection.told[headers.get("job-id", "")] = told
+            return
+        told_of = partial(_told_of, connection, headers.get("job-attempt", ""))
+        message = Message(headers.get("destination", ""), headers, data, self._answer, told_of)
         consumer = self._consumers.get(headers.get("subscription", ""))
         if consumer is None:
             call = self._calls.get(headers.get("correlation-id", ""))

@@ -19,6 +19,7 @@ from stomp.utils import Frame
 
 from apps.messaging.credentials import Credentials
 from apps.messaging.errors import ConnectionFailed, OutcomeUnknown, Refused
+from apps.messaging.message import Told
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Connection(stomp.ConnectionListener):
     Args:
         on_message: called with each MESSAGE, in the reading thread: it must not block.
         on_lost: called once, when the connection is over for whatever reason.
+
+    Attributes:
+        listens_to_jobs: whether it has subscribed to what becomes of the jobs that it works on.
+        told: what the server has told of them, by job.
     """
 
     def __init__(
@@ -59,6 +64,8 @@ class Connection(stomp.ConnectionListener):
         self._receipts: dict[str, Future[None]] = {}
         self._connected: Future[None] = Future()
         self._over = threading.Event()
+        self.listens_to_jobs = False
+        self.told: dict[str, Told] = {}
         self._stomp: stomp.Connection12 | None = None
 
     @property

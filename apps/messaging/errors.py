@@ -8,7 +8,8 @@ MessagingError
 ├── Refused            the server's ERROR frame; `code` is the server's
 ├── OutcomeUnknown     sent, but no receipt came: the server may have taken it or not
 ├── ReplyTimeout       no reply before the deadline; the work may go on
-└── RequestFailed      the reply is an error; `code` is the worker's
+├── RequestFailed      the reply is an error; `code` is the worker's
+└── JobCancelled       the job that a handler works on is to stop, or is somebody else's
 
 Each has a stable, machine-readable `code`. The server's own codes (`access_refused`, `bad_destination`, ...) arrive
 unchanged in `Refused.code` and `RequestFailed.code`.
@@ -99,3 +100,12 @@ class RequestFailed(MessagingError):
     def __init__(self, message: str, code: str | None, job_id: str) -> None:
         super().__init__(message, code)
         self.job_id = job_id
+
+
+class JobCancelled(MessagingError):
+    """The job that this handler works on is to stop, or is somebody else's: clear up and let this pass.
+
+    `code` says why: `cancelled`, `timeout`, `lost` (another worker has it) or `ended`.
+    """
+
+    code = "cancelled"

@@ -289,6 +289,26 @@ def is_told(client: socket.socket) -> bool:
         return False
 
 
+def long_selectors(target: Target, measure: float) -> str:
+    """Subscriptions whose selectors take long to read, each its own, sent all at once by clients that go away then."""
+    count, each = 20, int(20 * measure) or 1
+    answers: Counter[str] = Counter()
+    with crowd(target, count, logged_in=True) as clients:
+        for place, client in enumerate(clients):
+            for number in range(each):
+                selector = " OR ".join(f"a{place}_{number}_{one}={one}" for one in range(400))[:4096].rpartition(
+                    " OR "
+                )[0]
+                client.sendall(
+                    f"SUBSCRIBE\nid:{number}\ndestination:/queue/attack.chosen\nselector:{selector}\n"
+                    f"receipt:{number}\n\n\0".encode()
+                )
+        for client in clients:
+            client.settimeout(SECONDS)
+            answers["RECEIPT first" if b"RECEIPT" in client.recv(65536) else "something else first"] += 1
+    return f"{count * each} selectors of 4 KB; {told(answers)}"
+
+
 def wrong_port(target: Target, measure: float) -> str:
     """TLS hellos and HTTP requests."""
     count = int(400 * measure)
@@ -318,5 +338,6 @@ ATTACKS = [
     Attack("content-length of 10 GB", ten_gigabytes, 30 * MIB, answered=True),
     Attack("frames that never end", unended_frames, 400 * MIB),
     Attack("transactions never committed", uncommitted, 400 * MIB),
+    Attack("long selectors", long_selectors, 60 * MIB),
     Attack("TLS and HTTP on the wrong port", wrong_port, 20 * MIB),
 ]

@@ -4,6 +4,7 @@ make chaos ARGS="--runs 1000 --seed 7 --minutes 30"
 make chaos ARGS="--replay 700012 --times 20"     the plan of a run that failed, again
 make chaos ARGS="--check FILE"                   the checker alone, on a history that was kept
 make chaos ARGS="--jobs 5000 --minutes 5"        jobs of all kinds instead, asked for within so many minutes
+make chaos ARGS="--cut 60"                       workers cut off from Postgres for so many seconds instead
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tests.chaos.checker import check
 from tests.chaos.excerpt import excerpt
 from tests.chaos.history import describe, load
 from tests.chaos.jobs.campaign import campaign
+from tests.chaos.jobs.cut import cut
 from tests.chaos.plans import FAULTS, Features, plan
 from tests.chaos.summary import summary
 from tests.chaos.worlds import serve
@@ -40,6 +42,8 @@ def main() -> int:
             return 0
         if options.check:
             return _check(options.check)
+        if options.cut:
+            return 1 if cut(options.cut) else 0
         if options.jobs:
             return _jobs(options)
         keep = options.keep or Path(tempfile.mkdtemp(prefix="msgweb-chaos-failed-"))
@@ -61,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="a folder for the histories of failed runs; default: a temporary one")
     parser.add_argument("--jobs", type=int, metavar="N", help="N jobs of all kinds, on workers that are killed")
     parser.add_argument("--pause", type=float, default=3.0, help="seconds between two strikes at them (default 3)")
+    parser.add_argument("--cut", type=float, metavar="SECONDS", help="cut workers off from Postgres, for so long")
     parser.add_argument("--check", type=Path, help="check a history that was kept")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()

@@ -180,6 +180,7 @@ class Client(asyncio.Protocol):
         persistent: bool,
         size: int,
         group: str | None = None,
+        turn: int | None = None,
         transaction: str | None = None,
     ) -> int:
         """SEND; the operation's number."""
@@ -189,6 +190,8 @@ class Client(asyncio.Protocol):
         )
         if group is not None:
             headers += f"JMSXGroupID:{group}\n"
+        if turn is not None:
+            headers += f"turn:{turn}\n"
         if transaction is None:
             headers += f"receipt:{op}\n"
             self.waiting[op] = time.monotonic()
@@ -210,7 +213,17 @@ class Client(asyncio.Protocol):
         self.frame("SEND", headers, body_of(message, size))
         return op
 
-    def subscribe(self, subscription: str, queue: str, credit: int, mode: str, *, patient: bool) -> None:
+    def subscribe(
+        self,
+        subscription: str,
+        queue: str,
+        credit: int,
+        mode: str,
+        *,
+        patient: bool,
+        priority: int = 0,
+        selector: str | None = None,
+    ) -> None:
         """SUBSCRIBE. `patient`: the queue lets wait what was refused."""
         self._recorder.write(
             Subscribing,
@@ -220,10 +233,12 @@ class Client(asyncio.Protocol):
             credit=credit,
             patient=patient,
         )
-        self.frame(
-            "SUBSCRIBE",
-            f"id:{subscription}\ndestination:/queue/{self._prefix}{queue}\nack:{mode}\nprefetch-count:{credit}\n",
-        )
+        headers = f"id:{subscription}\ndestination:/queue/{self._prefix}{queue}\nack:{mode}\nprefetch-count:{credit}\n"
+        if priority:
+            headers += f"x-priority:{priority}\n"
+        if selector is not None:
+            headers += f"selector:{selector}\n"
+        self.frame("SUBSCRIBE", headers)
 
     def unsubscribe(self, subscription: str) -> None:
         """UNSUBSCRIBE."""

@@ -57,7 +57,13 @@ class Consumer:
         self._subscription = f"{self._plan.name}.s{self._subscriptions}"
         queue = self._plan.queue
         client.subscribe(
-            self._subscription, queue.name, self._plan.credit, self._plan.mode, patient=queue.retry_delay > 0
+            self._subscription,
+            queue.name,
+            self._plan.credit,
+            self._plan.mode,
+            patient=queue.retry_delay > 0,
+            priority=self._plan.priority,
+            selector=self._plan.selector,
         )
 
     async def _consume(self, client: Client) -> None:

@@ -19,6 +19,7 @@ import uvloop
 
 from apps.broker.engine import Address, Delivery, Message, MessageId, Options, Refusal, Subscription, Unit
 from apps.broker.postgres import PostgresEngine
+from apps.broker.selectors import parse
 from msgweb.errors import MsgwebError, Unavailable
 from tests.chaos.history import (
     Closed,
@@ -140,7 +141,13 @@ class Hand:
             credit=self._plan.credit,
             patient=queue.retry_delay > 0,
         )
-        subscription = engine.subscribe(self._address(queue), self, self._plan.credit)
+        subscription = engine.subscribe(
+            self._address(queue),
+            self,
+            self._plan.credit,
+            priority=self._plan.priority,
+            selector=None if self._plan.selector is None else parse(self._plan.selector),
+        )
         acting = asyncio.create_task(self._act(engine, subscription))
         await self._over.wait()
         acting.cancel()
@@ -237,6 +244,7 @@ class Hand:
     def _message(self, queue: QueuePlan, transaction: str) -> Message:
         drawn = self._numbers.draw(queue)
         priority, group = drawn.pop("priority"), drawn["group"]
+        del drawn["turn"]
         persistent = self._chance.random() < 0.8
         fields = {**drawn, "persistent": persistent, "transaction": transaction}
         self._diary.write(Sending, op=self._diary.number(), connection=self._told.name, **fields)

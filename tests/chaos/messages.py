@@ -19,7 +19,10 @@ class Numbers:
         """The next message for a queue: what `Client.send` wants to know of it."""
         priority = self._chance.choice(queue.priorities)
         group = f"g{self._chance.randrange(queue.groups)}" if queue.groups else None
+        turn = self._chance.randrange(2) if queue.selective else None
         lane = f"{queue.name}/{priority if group is None else group}"
+        if turn is not None and group is None:  # a selector takes some before others that come first
+            lane += f"t{turn}"
         self._next[lane] += 1
         number = self._next[lane]
         return {
@@ -30,6 +33,7 @@ class Numbers:
             "number": number,
             "priority": priority,
             "group": group,
+            "turn": turn,
         }
 
 

@@ -1,7 +1,7 @@
 """A random plan from a seed: who sends what, who consumes how, and what is done to the servers meanwhile."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 SLOTS = ("a", "b")
@@ -27,12 +27,14 @@ class QueuePlan:
         groups: how many message groups share it; 0: its messages belong to none.
         priorities: those in use.
         retry_delay: its setting, seconds.
+        selective: its messages have a header `turn`, 0 or 1, and its consumers selectors that look at it.
     """
 
     name: str
     groups: int
     priorities: tuple[int, ...]
     retry_delay: float = 0.0
+    selective: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class ConsumerPlan:
             again, to stop reading for a while.
         hop: whether it comes back at any gateway.
         work: the most seconds that it works on a message.
+        priority: among the consumers of its queue.
+        selector: what it selects, if not all. Some other consumer selects the rest.
     """
 
     name: str
@@ -110,6 +114,8 @@ class ConsumerPlan:
     stall: float
     hop: bool
     work: float
+    priority: int = 0
+    selector: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,8 @@ class Features:
         delayed_nacks: NACK with `x-delay`.
         workers: consumers that are workers.
         retry_delay: the queues' setting of that name.
+        selectors: consumers with selectors.
+        consumer_priorities: consumers of several priorities.
         faults: the kinds to draw from; none: a quiet run.
     """
 
@@ -159,6 +167,8 @@ class Features:
     delayed_nacks: bool = True
     workers: bool = True
     retry_delay: bool = True
+    selectors: bool = True
+    consumer_priorities: bool = True
     faults: tuple[str, ...] = tuple(FAULTS)
 
 
@@ -171,9 +181,16 @@ def plan(seed: int, features: Features) -> Plan:
     calm = chance.random() < 0.25  # a run in which clients behave: what goes wrong then is the faults' doing alone
     producers = tuple(_producer(chance, f"p{number}", queues, features, calm) for number in range(chance.randint(1, 4)))
     consumers = [
-        _consumer(chance, f"c{queue.name}{number}", queue, sink if forwarding else None, features, calm)
+        _ranked(
+            chance,
+            _consumer(chance, f"c{queue.name}{number}", queue, sink if forwarding else None, features, calm),
+            number,
+            count,
+            features,
+        )
         for queue in queues
-        for number in range(chance.choice((1, 1, 2, 3)))
+        for count in (chance.choice((1, 1, 2, 3)) + queue.selective,)
+        for number in range(count)
     ]
     if forwarding:
         consumers.append(_consumer(chance, "csink", sink, None, features, calm))
@@ -186,7 +203,8 @@ def _queue(chance: random.Random, name: str, features: Features) -> QueuePlan:
     groups = chance.choice((1, 2, 5, 20)) if features.groups and chance.random() < 0.4 else 0
     priorities = (4,) if chance.random() < 0.5 else tuple(sorted(chance.sample(range(10), chance.randint(2, 4))))
     retry_delay = chance.choice((0.02, 0.2)) if features.retry_delay and chance.random() < 0.2 else 0.0
-    return QueuePlan(name, groups, priorities, retry_delay)
+    selective = features.selectors and chance.random() < 0.25
+    return QueuePlan(name, groups, priorities, retry_delay, selective)
 
 
 def _producer(
@@ -239,6 +257,15 @@ def _consumer(
         hop=not calm and chance.random() < 0.3,
         work=chance.choice((0.0, 0.0, 0.001, 0.004)),
     )
+
+
+def _ranked(chance: random.Random, consumer: ConsumerPlan, number: int, count: int, features: Features) -> ConsumerPlan:
+    """A consumer with its priority and its selector; the first two of a selective queue select all of it."""
+    priority = chance.choice((0, 0, 1, 5)) if features.consumer_priorities and chance.random() < 0.4 else 0
+    selector = None
+    if consumer.queue.selective and count > 1 and (number < 2 or chance.random() < 0.5):
+        selector = f"turn = {number % 2}"
+    return replace(consumer, priority=priority, selector=selector)
 
 
 def _faults(chance: random.Random, features: Features, workers: tuple[str, ...]) -> tuple[FaultPlan, ...]:

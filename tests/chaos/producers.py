@@ -5,6 +5,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from tests.chaos.clients import Client
 from tests.chaos.history import Closed, Ending, Opened, Outcome, Sending
@@ -133,12 +134,12 @@ class SqlProducer:
             self._left -= 1
             queue = chance.choice(self._plan.queues)
             message = self._numbers.draw(queue)
-            priority, group = message.pop("priority"), message["group"]
+            priority, turn, group = message.pop("priority"), message.pop("turn"), message["group"]
             persistent = chance.random() < self._plan.persistent
             fields = {**message, "persistent": persistent, "transaction": transaction}
             recorder.write(Sending, op=recorder.number(), connection=name, **fields)
             body = body_of(message["message"], chance.randint(0, self._plan.size))
-            await self._call(connection, queue.name, body, persistent, priority, group)
+            await self._call(connection, queue.name, body, persistent, priority, group, turn)
             self._run.progressed()
             await asyncio.sleep(chance.uniform(0, max(self._plan.work, 0.002)))
         if chance.random() < 0.1:
@@ -157,6 +158,7 @@ class SqlProducer:
         persistent: bool,
         priority: int,
         group: str | None,
+        turn: int | None,
     ) -> None:
         arguments: dict[str, Any] = {
             "namespace": self._run.world.namespace,
@@ -167,5 +169,7 @@ class SqlProducer:
         }
         if group is not None:
             arguments["message_group"] = group
+        if turn is not None:
+            arguments["headers"] = Jsonb({"turn": str(turn)})
         named = ", ".join(f"{name} => %({name})s" for name in arguments)
         await connection.execute(f"SELECT msgweb.send({named})".encode(), arguments)

@@ -25,6 +25,7 @@ from apps.accounts.models import Namespace
 from apps.broker.engine import Address, Message, Options, Subscription, Unit
 from apps.broker.headers import decode_headers
 from apps.broker.postgres import PostgresEngine
+from apps.broker.selectors import parse
 from tests.conformance.conftest import NAMESPACE
 from tests.conformance.engines import DEADLINE, Recorder, abandon, done, sync
 
@@ -38,12 +39,18 @@ class Sent:
     """A message as the model knows it.
 
     Attributes:
+        colour: what selectors look at.
+        mortal: it has a time to live.
+        expired: that is over; it is held still.
         unseen: so many crashes may have counted as a delivery: it was taken, and nobody can say whether it was seen.
     """
 
     place: int
     priority: int
     group: str | None
+    colour: str = "red"
+    mortal: bool = False
+    expired: bool = False
     holder: "Member | None" = None
     deliveries: int = 0
     failures: int = 0
@@ -63,8 +70,13 @@ class Member:
     recorder: Recorder
     subscription: Subscription
     credit: int
+    colour: str | None = None  # a selector: no other messages
     seen: int = 0
     held: dict[int, Sent] = field(default_factory=dict)  # by the engine's id
+
+    def wants(self, sent: Sent) -> bool:
+        """Whether it could take the message now."""
+        return len(self.held) < self.credit and self.colour in (None, sent.colour)
 
 
 class Machine(RuleBasedStateMachine):
@@ -111,6 +123,37 @@ class Machine(RuleBasedStateMachine):
 
     async def settle(self) -> None:
         """Wait until all has come that the model expects, and see that nothing else did."""
+        if self.selective:
+            await self.settle_selectors()
+        else:
+            await self.settle_in_order()
+        for engine in self.engines:
+            await sync(engine, self.queue)
+        for member in self.members:
+            assert not self.take(member), "more came than there was credit for"
+
+    async def settle_selectors(self) -> None:
+        """Until no consumer with credit wants what waits. Of those outside of groups each got the first ones that it
+        wants."""
+        deadline = self.loop.time() + DEADLINE / 3
+        before = {id(member): member.seen for member in self.members}
+        while True:
+            for member in self.members:
+                self.take(member)
+            left = self.deliverable()
+            if not any(member.wants(sent) for member in self.members for sent in left):
+                break
+            assert self.loop.time() < deadline, f"{left} should come"
+            await self.members[0].recorder.sleep()
+        for member in self.members:
+            came = [member.held[one.id] for one in member.recorder.deliveries[before[id(member)] :]]
+            last = max((sent.rank for sent in came if sent.group is None), default=None)
+            for sent in left:
+                if sent.group is None and member.colour in (None, sent.colour):
+                    assert last is None or sent.rank > last, f"{sent} was passed over"
+
+    async def settle_in_order(self) -> None:
+        """Until the first of what waits has come, as far as the credit goes."""
         while self.free() and (expected := self.deliverable()[: self.free()]):
             came: list[Sent] = []
             deadline = self.loop.time() + DEADLINE / 3
@@ -121,10 +164,6 @@ class Machine(RuleBasedStateMachine):
                     assert self.loop.time() < deadline, f"{expected} should come, {came} did"
                     await self.members[0].recorder.sleep()
             assert {sent.place for sent in came} == {sent.place for sent in expected}
-        for engine in self.engines:
-            await sync(engine, self.queue)
-        for member in self.members:
-            assert not self.take(member), "more came than there was credit for"
 
     def take(self, member: Member) -> list[Sent]:
         """What came to a consumer since the last look."""
@@ -132,6 +171,9 @@ class Machine(RuleBasedStateMachine):
         for delivery in member.recorder.deliveries[member.seen :]:
             sent = self.waiting.pop(delivery.body, None)
             assert sent is not None, f"{delivery.body!r} came, which does not wait"
+            assert member.colour in (None, sent.colour)
+            others = [one for one in self.waiting.values() if one.group is not None and one.group == sent.group]
+            assert all(one.place > sent.place for one in others), f"{sent} came before an earlier one of its group"
             sent.deliveries += 1
             assert sent.deliveries <= delivery.deliveries <= sent.deliveries + sent.unseen
             sent.deliveries, sent.unseen = delivery.deliveries, 0
@@ -144,21 +186,32 @@ class Machine(RuleBasedStateMachine):
 
     def back(self, sent: Sent) -> None:
         sent.holder = None
+        if sent.expired:
+            return
         self.waiting[b"%d" % sent.place] = sent
 
     def make(self, priority: int, group: str | None) -> Message:
         body = b"%d" % self.count
-        self.waiting[body] = Sent(self.count, priority, group)
+        colour = ("red", "blue", "blue")[self.count % 3]
+        mortal = self.mortals and self.count % 4 == 1
+        self.waiting[body] = Sent(self.count, priority, group, colour, mortal)
         self.count += 1
-        options = Options(group=group) if group else None
+        options = Options(group=group, ttl=3600.0 if mortal else None) if group or mortal else None
         return Message(
-            self.queue, body, b"n:%b\n" % body, persistent=self.count % 3 > 0, priority=priority, options=options
+            self.queue,
+            body,
+            b"colour:%b\n" % colour.encode(),
+            persistent=self.count % 3 > 0,
+            priority=priority,
+            options=options,
         )
 
     # -- rules
 
-    @initialize(groups=st.booleans())
-    def begin(self, groups: bool) -> None:
+    @initialize(groups=st.booleans(), selective=st.booleans(), mortals=st.booleans())
+    def begin(self, groups: bool, selective: bool, mortals: bool) -> None:
+        self.selective = selective
+        self.mortals = mortals
         self.groups = [None, "a", "b"] if groups else [None]
         self.engines = [self.run(self.open()), self.run(self.open())]
         with psycopg.connect(self.conninfo, autocommit=True) as connection:
@@ -189,13 +242,15 @@ class Machine(RuleBasedStateMachine):
         self.run(work())
 
     @precondition(lambda self: len(self.members) < 4)
-    @rule(which=st.integers(0, 1), credit=st.integers(1, 5))
-    def subscribe(self, which: int, credit: int) -> None:
+    @rule(which=st.integers(0, 1), credit=st.integers(1, 5), colour=st.sampled_from([None, "red", "blue", "blue"]))
+    def subscribe(self, which: int, credit: int, colour: str | None) -> None:
         async def work() -> None:
             engine = self.engines[which]
             recorder = Recorder(engine)
-            subscription = engine.subscribe(self.queue, recorder, credit)
-            self.members.append(Member(engine, recorder, subscription, credit))
+            wanted = colour if self.selective else None
+            selector = None if wanted is None else parse(f"colour = '{wanted}'")
+            subscription = engine.subscribe(self.queue, recorder, credit, selector=selector)
+            self.members.append(Member(engine, recorder, subscription, credit, wanted))
             await self.settle()
 
         self.run(work())
@@ -235,6 +290,29 @@ class Machine(RuleBasedStateMachine):
             self.dead.append(b"%d" % sent.place)
         else:
             self.back(sent)
+
+    @precondition(lambda self: self.mortals)
+    @rule()
+    def expire(self) -> None:
+        """An hour passes for what has a time to live: what waits is gone, what is held does not come back."""
+
+        async def work() -> None:
+            for body, sent in list(self.waiting.items()):
+                if sent.mortal:
+                    del self.waiting[body]
+            for member in self.members:
+                for sent in member.held.values():
+                    sent.expired = sent.mortal
+            async with await psycopg.AsyncConnection.connect(self.conninfo, autocommit=True) as connection:
+                await connection.execute(
+                    "UPDATE msgweb.message SET expires_at = clock_timestamp() - interval '1 s'"
+                    " WHERE expires_at IS NOT NULL AND destination = msgweb.destination_id(%s, 'queue', %s)",
+                    [NAMESPACE, self.queue.name],
+                )
+                await connection.execute("SELECT msgweb.sweep()")
+            await self.settle()
+
+        self.run(work())
 
     @rule(which=st.integers(0, 1))
     def crash(self, which: int) -> None:

@@ -11,9 +11,10 @@ from django.db import connections, transaction
 from apps.broker import outbox
 from apps.broker.engine import Address, Engine, Message, Options, Refusal, Repeat, Unit
 from apps.broker.headers import decode_headers
+from apps.broker.postgres import PostgresEngine
 from msgweb.errors import LimitExceeded
 from tests.conformance.conftest import NAMESPACE, OpenEngine
-from tests.conformance.engines import Recorder, done, send, sync
+from tests.conformance.engines import DEADLINE, Recorder, abandon, done, send, sync
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -475,6 +476,121 @@ def test_consumers_of_higher_priority_come_first(play):
     play(scenario)
 
 
+def test_consumers_of_higher_priority_come_first_whichever_process_they_are_at(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near), Recorder(far)
+        await done(lambda callback: near.subscribe(queue, low, 100, callback))
+        await send(near, queue, b"before")
+        await low.count(1)
+        one = far.subscribe(queue, high, 3, priority=5)
+        await near_knows(near, queue, 5)
+        for number in range(5):  # two more than the higher one has credit for
+            await send(near if number % 2 else far, queue, b"%d" % number)
+        await high.count(3)
+        await low.count(3)
+        assert (sorted(high.bodies), sorted(low.bodies)) == ([b"0", b"1", b"2"], [b"3", b"4", b"before"])
+        await done(lambda callback: far.ack(one, high.ids, callback))
+        await near_knows(near, queue, 5)
+        await send(near, queue, b"5")
+        await high.count(4)
+        await done(lambda callback: far.unsubscribe(one, callback))  # what it holds is released
+        await low.count(4)
+        await send(far, queue, b"6")
+        await low.count(5)
+        assert low.bodies[3:] == [b"5", b"6"]
+
+    play(scenario)
+
+
+async def near_knows(engine: Engine, queue: Address, bar: int) -> None:
+    """Wait until the process leaves what comes to consumers elsewhere that have this priority."""
+    assert isinstance(engine, PostgresEngine)
+    async with asyncio.timeout(DEADLINE):
+        while engine.queue(queue).ranks.bar != bar:
+            await sync(engine, queue)
+
+
+def test_a_dead_process_is_not_waited_for_whatever_its_consumers_priority(play, conninfo):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near), Recorder(far)
+        near.subscribe(queue, low, 10)
+        far.subscribe(queue, high, 10, priority=9)
+        await near_knows(near, queue, 9)
+        await send(near, queue, b"1")
+        await high.count(1)
+        assert isinstance(far, PostgresEngine)
+        await abandon(far, conninfo)
+        await low.count(1)
+        await send(near, queue, b"2")
+        await low.count(2)
+        assert [delivery.deliveries for delivery in low.deliveries] == [2, 1]
+
+    play(scenario)
+
+
+def test_three_processes_serve_in_the_order_of_their_consumers_priorities(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engines = [await open_engine() for _ in range(3)]
+        consumers = [Recorder(engine) for engine in engines]
+        for priority, engine in enumerate(engines):
+            engine.subscribe(queue, consumers[priority], 2, priority=priority)
+        await near_knows(engines[0], queue, 2)
+        await near_knows(engines[1], queue, 2)
+        for number in range(6):
+            await send(engines[number % 3], queue, b"%d" % number)
+            await consumers[2 - number // 2].count(number % 2 + 1)
+        assert [consumer.bodies for consumer in consumers] == [[b"4", b"5"], [b"2", b"3"], [b"0", b"1"]]
+
+    play(scenario)
+
+
+def test_who_has_credit_by_its_word_and_leaves_a_message_lying_is_not_waited_for(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        near, far = await open_engine(), await open_engine()
+        low, high = Recorder(near, acks=True), Recorder(far, acks=True)
+        near.subscribe(queue, low, 10)
+        far.subscribe(queue, high, 10, priority=1)
+        await near_knows(near, queue, 1)
+        assert isinstance(far, PostgresEngine)
+        flush = far._writer._flush
+        far._writer._flush = lambda: None  # as if its program were stuck, while its lease is renewed
+        await send(near, queue, b"stuck")
+        await low.count(1)
+        far._writer._flush = flush
+        far._writer._scheduled = False
+        far._writer.wake()
+        await near_knows(near, queue, 1)
+        await send(near, queue, b"goes on")
+        await high.count(1)
+        assert (low.bodies, high.bodies) == ([b"stuck"], [b"goes on"])
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_exclusive_consumer_of_higher_priority_takes_over_when_the_other_has_done_what_it_holds(play, elsewhere):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        other = await open_engine() if elsewhere else engine
+        first, second = Recorder(engine), Recorder(other)
+        one = engine.subscribe(queue, first, 1, exclusive=True)
+        await send(engine, queue, b"1", b"2", b"3")
+        await first.count(1)
+        two = other.subscribe(queue, second, 1, priority=1)
+        await sync(other, queue)
+        await sync(engine, queue)
+        assert second.bodies == []  # while the first one works
+        await done(lambda callback: engine.ack(one, first.ids, callback))
+        await second.count(1)
+        await done(lambda callback: other.unsubscribe(two, callback))
+        await first.count(2)
+        assert (first.bodies, second.bodies) == ([b"1", b"2"], [b"2"])
+
+    play(scenario)
+
+
 def test_a_paused_queue_takes_messages_and_delivers_none_until_it_is_resumed(play, configure):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine = await open_engine()
@@ -547,6 +663,127 @@ def test_a_released_message_comes_back_to_who_has_the_selector_for_it(play):
         engine.subscribe(queue, again, 10, selector=Coloured("red"))
         await again.count(2)
         assert again.ids == red.ids[:2]
+
+    play(scenario)
+
+
+# -- groups and selectors
+
+
+def coloured(queue: Address, colour: str, body: bytes, group: str | None = "g", priority: int = 4) -> Message:
+    """A message that the selector `Coloured` looks at."""
+    options = Options(group=group) if group else None
+    return Message(queue, body, b"colour:%b\n" % colour.encode(), persistent=True, priority=priority, options=options)
+
+
+async def send_all(engine: Engine, *messages: Message) -> None:
+    """Send them, and wait until that is done."""
+    for message in messages:
+        engine.send(message)
+    await sync(engine, messages[-1].address)
+
+
+def test_a_selector_gets_a_groups_messages_one_at_a_time_and_in_order(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red = Recorder(engine)
+        subscription = engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        for number in range(3):
+            for group in "ab":
+                await send_all(other, coloured(queue, "red", b"%b%d" % (group.encode(), number), group, 4 + number))
+        for number in range(3):
+            await red.count(2 * number + 2)
+            await sync(engine, queue)
+            assert sorted(red.bodies[2 * number :]) == [b"a%d" % number, b"b%d" % number]
+            latest = red.ids[-2:]
+            await done(lambda callback, ids=latest: engine.ack(subscription, ids, callback))
+
+    play(scenario)
+
+
+def test_a_group_whose_first_message_nobody_selects_waits_and_others_go_on(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red, blue = Recorder(engine, acks=True), Recorder(other, acks=True)
+        engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        await send_all(
+            engine,
+            coloured(queue, "blue", b"a0", "a"),
+            coloured(queue, "red", b"a1", "a"),
+            coloured(queue, "blue", b"a2", "a"),
+            coloured(queue, "red", b"b0", "b"),
+            coloured(queue, "red", b"b1", "b"),
+            coloured(queue, "red", b"alone", None),
+        )
+        await red.count(3)
+        await sync(engine, queue)
+        assert sorted(red.bodies) == [b"alone", b"b0", b"b1"]
+        assert red.bodies.index(b"b0") < red.bodies.index(b"b1")
+        other.subscribe(queue, blue, 10, selector=Coloured("blue"))
+        await blue.count(2)
+        await red.count(4)
+        assert (blue.bodies, red.bodies[3]) == ([b"a0", b"a2"], b"a1")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_group_goes_from_consumer_to_consumer_as_their_selectors_have_it(play, elsewhere):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        other = await open_engine() if elsewhere else engine
+        seen: list[bytes] = []
+
+        class Working(Recorder):
+            def deliver(self, subscription, deliveries):
+                seen.extend(delivery.body for delivery in deliveries)
+                super().deliver(subscription, deliveries)
+
+        red, blue = Working(engine, acks=True), Working(other, acks=True)
+        engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        other.subscribe(queue, blue, 10, selector=Coloured("blue"))
+        colours = ["red", "red", "blue", "red", "blue", "blue"] * 10
+        await send_all(engine, *[coloured(queue, colour, b"%03d" % n) for n, colour in enumerate(colours)])
+        await red.count(30)
+        await blue.count(30)
+        assert seen == [b"%03d" % number for number in range(60)]
+
+    play(scenario)
+
+
+def test_a_group_stays_with_the_consumer_that_selects_it_though_others_have_credit(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        first, second, rest = (Recorder(engine, acks=True) for _ in range(3))
+        engine.subscribe(queue, first, 5, selector=Coloured("red"))
+        await send_all(engine, coloured(queue, "red", b"0"))
+        await first.count(1)
+        engine.subscribe(queue, second, 5, selector=Coloured("red"))
+        engine.subscribe(queue, rest, 5)
+        for number in range(1, 20):
+            await send_all(engine, coloured(queue, "red", b"%d" % number))
+        await first.count(20)
+        await send_all(engine, coloured(queue, "blue", b"blue"))
+        await rest.count(1)
+        assert (second.bodies, rest.bodies) == ([], [b"blue"])
+
+    play(scenario)
+
+
+def test_a_refused_message_of_a_group_comes_again_to_who_selects_it_before_its_successors(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        red, again = Recorder(engine), Recorder(other, acks=True)
+        subscription = engine.subscribe(queue, red, 10, selector=Coloured("red"))
+        await send_all(engine, coloured(queue, "red", b"0"), coloured(queue, "red", b"1"))
+        await red.count(1)
+        await done(lambda callback: engine.nack(subscription, red.ids, callback, Refusal(delay=0.2)))
+        await red.count(2)
+        assert (red.bodies, red.deliveries[1].deliveries) == ([b"0", b"0"], 2)
+        other.subscribe(queue, again, 10, selector=Coloured("red"))
+        await done(lambda callback: engine.unsubscribe(subscription, callback, failed=True))
+        await again.count(2)
+        assert again.bodies == [b"0", b"1"]
 
     play(scenario)
 

@@ -106,6 +106,43 @@ def test_all_that_match_and_that_the_key_opens(api: Api, job: Job) -> None:
     assert api.post("jobs/actions", {"action": "cancel", "namespace": OTHER})[0] == 403
 
 
+def test_all_that_match_are_edited(api: Api, job: Job) -> None:
+    foreign = sample_tasks.add.enqueue(namespace=OTHER, a=1)
+    sample_tasks.add.enqueue(namespace=OWN, a=2)
+    run_at = datetime.now(UTC) + timedelta(hours=1)
+    changes = {"priority": 7, "queue": "moved", "run_at": run_at.isoformat()}
+    status, answer = api.post("jobs/actions", {"action": "edit", "task": "samples.add", "changes": changes})
+    assert (status, answer["done"], answer["refused"]) == (200, 2, 0)
+    found = set(Job.objects.filter(namespace=OWN).values_list("priority", "queue", "run_at", "state"))
+    assert found == {(7, "moved", run_at, "scheduled")}
+    foreign.refresh_from_db()
+    assert (foreign.priority, foreign.queue) == (4, "samples")
+    for wrong in (
+        {"action": "edit"},
+        {"action": "edit", "changes": {}},
+        {"action": "edit", "changes": {"priority": 10}},
+        {"action": "edit", "changes": {"queue": "/topic/x"}},
+        {"action": "edit", "changes": {"run_at": "soon"}},
+        {"action": "hold", "changes": {"priority": 1}},
+    ):
+        assert api.post("jobs/actions", {"task": "samples.add", **wrong})[0] == 400
+
+
+def test_jobs_are_moved_only_to_queues_that_the_key_may_send_to(job: Job) -> None:
+    namespace = Namespace.objects.get(name=OWN)
+    key, passcode = AccessKey.issue("narrow", namespace)
+    key.restricted = True
+    key.save()
+    key.permissions.create(pattern="queue/mine", send=True)
+    key.permissions.create(pattern="task/#", send=True, receive=True, manage=True)
+    narrow = Api(f"{key.login}.{passcode}")
+    answers = [
+        narrow.post("jobs/actions", {"action": "edit", "task": "samples.add", "changes": {"queue": queue}})[1]["done"]
+        for queue in ("others", "mine")
+    ]
+    assert answers == [0, 1]
+
+
 def test_who_may_only_look_changes_nothing(api: Api, job: Job) -> None:
     client = Client()
     client.force_login(get_user_model().objects.create_user("looker"))

@@ -184,3 +184,29 @@ def test_a_crash_loses_nothing_of_what_lay_at_hand_and_marks_it(conninfo, queue)
             assert len(again) >= at_hand and rest.bodies == sorted(rest.bodies, key=int)
 
     asyncio.run(scenario())
+
+
+def test_a_crash_counts_as_no_failure_and_dead_letters_nothing_whoever_had_it(conninfo, queue):
+    """Neither what lay at hand, which nobody was given, nor what a consumer held when its server died."""
+
+    async def scenario() -> None:
+        async with started(conninfo) as heir:
+            await send(heir, queue, *numbers(0, 60))
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                connection.execute("UPDATE msgweb.destination SET max_deliveries = 1 WHERE name = %s", [queue.name])
+            acked: set[bytes] = set()
+            for _ in range(3):
+                engine = PostgresEngine(conninfo)
+                await engine.start()
+                consumer, _ = await with_some_at_hand(engine, queue, 15)
+                acked |= set(consumer.bodies[:-1])
+                await abandon(engine, conninfo)
+            rest, letters = Recorder(heir, acks=True), Recorder(heir)
+            heir.subscribe(queue, rest, 500)
+            heir.subscribe(queue._replace(name=f"DLQ.{queue.name}"), letters, 500)
+            await rest.until(lambda: set(rest.bodies) >= set(numbers(0, 60)) - acked)
+            await done(lambda callback: heir.send(Message(queue._replace(name="sync"), b""), callback))
+            assert letters.bodies == []
+            assert any(delivery.deliveries > 1 for delivery in rest.deliveries)
+
+    asyncio.run(scenario())

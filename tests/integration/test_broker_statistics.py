@@ -64,6 +64,24 @@ def test_what_an_engine_did_is_written_down(conninfo, queue):
     assert found["sent_bytes"] == 18
 
 
+def test_what_sql_counted_is_shown_at_once_and_folded_once(conninfo, queue):
+    for _ in range(3):
+        outbox.send(N, queue.name, "12345")
+    assert (total(queue)["sent"], total(queue)["sent_bytes"]) == (3, 15)
+    rows = "SELECT count(*) FROM {} s JOIN msgweb.destination d ON d.id = s.destination WHERE d.name = %s"
+    with psycopg.connect(conninfo, autocommit=True) as one, psycopg.connect(conninfo) as two:
+        two.execute("SELECT pg_advisory_xact_lock(1297568602, 2)")
+        one.execute("SELECT msgweb.fold_tally()")  # another is at it
+        assert one.execute(rows.format("msgweb.tally"), [queue.name]).fetchone() == (3,)
+        two.commit()
+        one.execute("SELECT msgweb.fold_tally()")
+        assert one.execute(rows.format("msgweb.tally"), [queue.name]).fetchone() == (0,)
+        found = one.execute(rows.format("msgweb.statistic"), [queue.name]).fetchone()
+    assert found is not None
+    assert found[0] in (1, 2)  # two, if ten seconds were over in between
+    assert (total(queue)["sent"], total(queue)["sent_bytes"]) == (3, 15)
+
+
 def test_topics_count_deliveries(conninfo, queue):
     topic = queue._replace(kind="topic")
 
@@ -103,6 +121,7 @@ def test_gauges_are_sampled_once_by_whoever_comes_first(conninfo, queue):
 def test_the_list_of_queues_shows_rates(conninfo, queue):
     outbox.send(N, queue.name, "x")
     with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute("SELECT msgweb.fold_tally()")
         connection.execute("UPDATE msgweb.statistic SET at = at - interval '20 seconds'")
         connection.execute("UPDATE msgweb.statistic SET sent = 120 WHERE sent > 0")
     (found,) = [one for one in catalogue.queues(N) if one.name == queue.name]
@@ -153,3 +172,31 @@ def test_a_process_without_a_database_keeps_its_counts(conninfo, queue):
     asyncio.run(work())
     with closing(connections["default"]):
         assert total(queue)["sent"] == 2
+
+
+def test_counts_whose_writing_was_cancelled_midway_are_written_once(conninfo, queue):
+    waits = "SELECT count(*) FROM pg_locks WHERE relation = 'msgweb.statistic'::regclass AND NOT granted"
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        await done(lambda callback: engine.send(Message(queue, b"x"), callback))
+        writer = engine._keeper.statistics
+        async with (
+            await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection,
+            await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as watch,
+            await psycopg.AsyncConnection.connect(conninfo) as blocker,
+        ):
+            await blocker.execute("LOCK TABLE msgweb.statistic IN ACCESS EXCLUSIVE MODE")
+            writing = asyncio.create_task(writer.write(connection, 1e12))
+            while (await (await watch.execute(waits)).fetchone()) == (0,):
+                pass
+            writing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            await blocker.rollback()
+            await writer.write(connection, 2e12)
+        await engine.close()
+
+    asyncio.run(work())
+    assert total(queue)["sent"] == 1

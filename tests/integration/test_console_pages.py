@@ -423,6 +423,18 @@ def test_all_jobs_of_a_list_are_acted_on(admin: Client, job: Job) -> None:
     assert "Done with" in response.content.decode()
     job.refresh_from_db()
     assert job.held_at is not None
+    assert "Edit all ready jobs of this list" in page
+    form = {"action": "edit", "state": "ready", "priority": "7", "to_queue": "moved", "run_at": "2001-01-01T00:00:00Z"}
+    assert "Done with" in admin.post("/jobs/do/?state=ready", form, follow=True).content.decode()
+    job.refresh_from_db()
+    assert (job.priority, job.queue, job.state) == (7, "moved", "ready")
+    for wrong, words in (
+        ({"run_at": "soon"}, "is no moment"),
+        ({"to_queue": "/topic/x"}, "bare name"),
+        ({}, "to change"),
+    ):
+        answer = admin.post("/jobs/do/", {"action": "edit", "state": "ready", **wrong}, follow=True)
+        assert words in answer.content.decode()
     assert "choose a state" in admin.post("/jobs/do/", {"action": "hold"}, follow=True).content.decode()
 
 

@@ -12,12 +12,13 @@ from django.core.management import CommandError, call_command
 from apps.accounts.models import Namespace
 from apps.jobs import control
 from apps.jobs.asking import Ask
+from apps.jobs.control import Changes
 from apps.jobs.errors import UnknownJob, WrongState
 from apps.jobs.models import Event, Job, Permit, Step
 from apps.jobs.recorder import NotStarted, Started
 from apps.jobs.selection import Selection, apply
 from apps.jobs.submit import submit
-from msgweb.errors import BadArguments, BadMessage, BadRequest
+from msgweb.errors import BadArguments, BadDestination, BadMessage, BadRequest
 from tests import sample_tasks
 from tests.recording import Worker, messages, upkeep
 
@@ -110,20 +111,33 @@ def test_a_held_job_lets_others_have_its_place(namespace: str, worker: Worker) -
 def test_a_waiting_job_is_edited(namespace: str, worker: Worker) -> None:
     job = sample_tasks.add.enqueue(namespace=namespace, a=1)
     later = datetime.now(UTC) + timedelta(hours=1)
-    assert control.edit(job.id, "x", run_at=later).state == "scheduled"
-    edited = control.edit(job.id, "the test", arguments={"a": 5}, priority=9, run_at=datetime.now(UTC))
+    assert control.edit(job.id, "x", Changes(run_at=later)).state == "scheduled"
+    edited = control.edit(job.id, "the test", Changes(priority=9, run_at=datetime.now(UTC)), arguments={"a": 5})
     assert (edited.state, edited.priority, edited.arguments) == ("ready", 9, {"a": 5})
     assert cause(job) == "edited: arguments, priority, time by the test"
     assert json.loads(messages(namespace, "samples")[-1][1]) == {"a": 5}
-    assert control.edit(job.id, "", queue="elsewhere").queue == "elsewhere"
+    assert control.edit(job.id, "", Changes(queue="elsewhere")).queue == "elsewhere"
     assert len(messages(namespace, "elsewhere")) == 1
     with pytest.raises(BadArguments):
         control.edit(job.id, "", arguments={"z": 5})
-    with pytest.raises(BadMessage):
-        control.edit(job.id, "", priority=11)
     worker.begin(job)
     with pytest.raises(WrongState):
-        control.edit(job.id, "", priority=1)
+        control.edit(job.id, "", Changes(priority=1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ({"priority": 10}, BadMessage),
+        ({"queue": ""}, BadDestination),
+        ({"queue": "/topic/x"}, BadDestination),
+        ({"queue": "a\0b"}, BadDestination),
+        ({"run_at": datetime(2030, 1, 1)}, BadRequest),  # noqa: DTZ001  that is what is wrong with it
+    ],
+)
+def test_changes_that_cannot_be_are_refused_before_any_job_is_touched(wrong: dict[str, Any], error: type) -> None:
+    with pytest.raises(error):
+        Changes(**wrong)
 
 
 def test_a_job_is_run_again_as_another(namespace: str, worker: Worker) -> None:
@@ -168,6 +182,33 @@ def test_all_that_match(namespace: str, worker: Worker) -> None:
         Selection(state="asleep")
 
 
+def test_all_that_match_are_edited(namespace: str, worker: Worker) -> None:
+    jobs = [sample_tasks.add.enqueue(namespace=namespace, a=n) for n in range(5)]
+    worker.begin(jobs[0])
+    other = sample_tasks.tell.enqueue(namespace=namespace)
+    ours = Selection(namespace=namespace, task="samples.add")
+    first = apply("edit", ours, "the test", changes=Changes(priority=8), most=2)
+    rest = apply("edit", ours, "the test", changes=Changes(priority=8), beyond=first.last)
+    assert (first.done + rest.done, first.refused + rest.refused) == (4, 1)
+    assert sorted(Job.objects.values_list("priority", flat=True)) == [4, 4, 8, 8, 8, 8]
+    later = datetime.now(UTC) + timedelta(hours=1)
+    answer = apply("edit", Selection(state="ready", task="samples.add"), "", changes=Changes(queue="b", run_at=later))
+    assert answer.done == 4
+    assert {(job.state, job.queue, job.run_at) for job in Job.objects.filter(priority=8)} == {("scheduled", "b", later)}
+    assert len(messages(namespace, "b")) == 4
+    assert all(delay is not None and delay > 3500 for _, _, delay in messages(namespace, "b"))
+    for job in jobs[1:]:
+        assert worker.start(job, 9, ticket=1) == NotStarted("final")  # the message in the old queue is void
+        assert worker.do(job) == "succeeded"
+    other.refresh_from_db()
+    assert (other.queue, other.ticket) == ("samples", 0)
+    for changes in (None, Changes()):
+        with pytest.raises(BadRequest):
+            apply("edit", ours, "", changes=changes)
+    with pytest.raises(BadRequest):
+        apply("hold", ours, "", changes=Changes(priority=1))
+
+
 def command(*arguments: Any) -> str:
     output = StringIO()
     call_command("jobs", *map(str, arguments), stdout=output, stderr=StringIO())
@@ -180,6 +221,10 @@ def test_the_command_does_as_much(namespace: str, worker: Worker) -> None:
     assert command("hold", "--task", "samples.add", "--state", "ready") == "hold: 2 done, 0 refused\n"
     assert command("list", "--held").count("samples.add") == 2
     assert command("edit", jobs[1].id, "--arguments", '{"a": 9}', "--priority", 1).endswith(" ready\n")
+    edit = ("edit", "--queue", "samples", "--priority", "2", "--to-queue", "moved", "--run-at", "2001-01-01T00:00:00Z")
+    assert command(*edit) == "edit: 2 done, 1 refused\n"
+    assert command("edit", jobs[2].id, "--priority", 3) == "edit: 1 done, 0 refused\n"
+    assert set(Job.objects.filter(queue="moved").values_list("priority", "state")) == {(2, "ready"), (3, "ready")}
     assert command("release", "--held") == "release: 2 done, 0 refused\n"
     assert worker.do(jobs[1]) == "succeeded"
     new = uuid.UUID(command("rerun", jobs[1].id, "--arguments", '{"a": 7}').split()[0])
@@ -188,6 +233,11 @@ def test_the_command_does_as_much(namespace: str, worker: Worker) -> None:
         ("cancel",),
         ("cancel", jobs[1].id),
         ("hold", jobs[1].id, "--arguments", "{}"),
+        ("edit", jobs[2].id),
+        ("edit", "--priority", "3"),
+        ("edit", "--queue", "moved", "--priority", "10"),
+        ("hold", "--queue", "moved", "--priority", "1"),
+        ("edit", "--queue", "moved", "--run-at", "soon"),
         ("edit", jobs[2].id, "--arguments", "no"),
         ("edit", jobs[2].id, "--arguments", "[]"),
         ("edit", jobs[2].id, "--arguments", '{"no": 1}'),

@@ -2,6 +2,7 @@
 
 import threading
 import uuid
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,12 +13,12 @@ from apps.jobs import control, testing
 from apps.jobs.asking import Ask
 from apps.jobs.errors import UnknownBatch
 from apps.jobs.flows import Link, batch, chain, progress_of
-from apps.jobs.models import Batch, Dependency, Job
+from apps.jobs.models import Batch, BrokenLink, Dependency, Job
 from apps.jobs.recorder import NotStarted
 from apps.jobs.submit import submit
 from msgweb.errors import BadArguments, BadRequest, NotFound
 from tests import sample_tasks
-from tests.recording import Worker, messages, upkeep
+from tests.recording import Worker, messages, pass_time, upkeep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
@@ -223,3 +224,137 @@ def test_upkeep_makes_good_what_was_missed(namespace: str, worker: Worker) -> No
     assert states(second, orphan) == ["ready", "cancelled"]
     assert second.arguments == {"what": {"r": 1}}
     assert Job.objects.get(arguments={"what": "batch"}).state == "ready"
+
+
+# Tried again
+
+
+def fail(worker: Worker, job: Job) -> None:
+    assert worker.do(job, "failed", error=ERROR, again=False) == "failed"
+
+
+def test_a_failed_job_that_is_tried_again_takes_the_chain_behind_it_along(namespace: str, worker: Worker) -> None:
+    first, second, third = chain(
+        namespace,
+        Link(sample_tasks.add, {"a": 1}),
+        Link(sample_tasks.tell, result_as="what", ask=Ask(reply_to="answers", expires=3600)),
+        Link(sample_tasks.tell, result_as="what"),
+    )
+    fail(worker, first)
+    assert states(first, second, third) == ["failed", "cancelled", "cancelled"]
+    assert len(messages(namespace, "answers")) == 1
+    control.retry(first.id, "the test")
+    assert states(first, second, third) == ["ready", "scheduled", "scheduled"]
+    assert (second.error, second.finished_at, second.expires_at, second.reply_to) == (None, None, None, "")
+    event = second.events.order_by("id").last()
+    assert event is not None
+    assert event.data == {"state": "scheduled", "attempt": 0, "text": f"job {first.id} is tried again"}
+    upkeep()
+    assert states(second, third) == ["scheduled", "scheduled"]
+    assert [(job.task, job.result) for job in testing.run_due()] == [
+        ("samples.add", {"sum": 2}),
+        ("samples.tell", {"sum": 2}),
+        ("samples.tell", {"sum": 2}),
+    ]
+    assert len(messages(namespace, "answers")) == 1
+    assert not Dependency.objects.exists()
+    assert not BrokenLink.objects.exists()
+
+
+def test_it_does_so_as_often_as_it_fails(namespace: str, worker: Worker) -> None:
+    first, second = chain(namespace, Link(sample_tasks.add, {"a": 1}), Link(sample_tasks.tell, {"what": 1}))
+    for _ in range(3):
+        fail(worker, first)
+        assert states(second) == ["cancelled"]
+        control.retry(first.id, "")
+        assert states(second) == ["scheduled"]
+    worker.do(first)
+    assert worker.do(second) == "succeeded"
+
+
+@pytest.mark.parametrize("end", ["cancelled", "expired"])
+def test_however_the_first_one_ended(namespace: str, worker: Worker, end: str) -> None:
+    first, second = chain(namespace, Link(sample_tasks.expires), Link(sample_tasks.tell, {"what": 1}))
+    if end == "cancelled":
+        control.cancel(first.id, "")
+    else:
+        pass_time(61)
+        upkeep()
+    assert states(first, second) == [end, "cancelled"]
+    control.retry(first.id, "")
+    assert states(first, second) == ["ready", "scheduled"]
+
+
+def test_what_follows_several_lives_again_when_none_of_them_is_lost(namespace: str, worker: Worker) -> None:
+    """A diamond, with one more way to it."""
+    top = sample_tasks.add.enqueue(namespace=namespace, a=1)
+    left, right = (sample_tasks.add.enqueue(namespace=namespace, a=n, ask=Ask(after=[top.id])) for n in (2, 3))
+    beside = sample_tasks.add.enqueue(namespace=namespace, a=4)
+    bottom = sample_tasks.add.enqueue(namespace=namespace, a=5, ask=Ask(after=[left.id, right.id, beside.id]))
+    fail(worker, top)
+    fail(worker, beside)
+    assert states(left, right, bottom) == ["cancelled"] * 3
+    control.retry(top.id, "")
+    assert states(left, right, bottom) == ["scheduled", "scheduled", "cancelled"]  # `beside` is still lost
+    worker.do(top)
+    worker.do(left)
+    control.retry(beside.id, "")
+    assert states(bottom) == ["scheduled"]
+    assert set(Dependency.objects.filter(job=bottom).values_list("after", flat=True)) == {right.id, beside.id}
+    worker.do(right)
+    worker.do(beside)
+    assert worker.do(bottom) == "succeeded"
+
+
+def test_what_was_asked_for_behind_a_failed_job_waits_for_it_too(namespace: str, worker: Worker) -> None:
+    first, done = (sample_tasks.add.enqueue(namespace=namespace, a=n) for n in (1, 2))
+    worker.do(done)
+    fail(worker, first)
+    after = sample_tasks.tell.enqueue(namespace=namespace, ask=Ask(after=[done.id, first.id], result_as="what"))
+    assert after.state == "cancelled"
+    control.retry(first.id, "")
+    assert states(after) == ["scheduled"]
+    worker.do(first, result="7")
+    assert states(after) == ["ready"]
+    assert after.arguments == {"what": 7}
+
+
+def test_only_what_was_cancelled_because_of_it_lives_again(namespace: str, worker: Worker) -> None:
+    first = sample_tasks.add.enqueue(namespace=namespace, a=1)
+    by_hand, tried, anyway, lost = (
+        sample_tasks.tell.enqueue(namespace=namespace, ask=Ask(after=[first.id], after_any=number == 2))
+        for number in range(4)
+    )
+    control.cancel(by_hand.id, "")
+    fail(worker, first)
+    control.retry(tried.id, "")
+    assert states(by_hand, tried, anyway, lost) == ["cancelled", "ready", "ready", "cancelled"]
+    worker.do(tried)
+    control.retry(first.id, "")
+    assert states(by_hand, tried, anyway, lost) == ["cancelled", "succeeded", "ready", "scheduled"]
+    control.rerun(first.id, "")
+    assert Dependency.objects.count() == 1
+
+
+def test_a_batch_that_is_still_open_keeps_the_job_that_is_tried_again(namespace: str, worker: Worker) -> None:
+    with batch(namespace, then=Link(sample_tasks.tell, result_as="what")) as two:
+        first, second = (two.add(sample_tasks.add, a=n) for n in range(2))
+        behind = two.add(sample_tasks.tell, Ask(after=[first.id]))
+    fail(worker, first)
+    control.retry(first.id, "")
+    worker.do(second)
+    assert progress_of(two.id).states == {"ready": 1, "succeeded": 1, "scheduled": 1}
+    fail(worker, first)
+    assert states(first, behind) == ["failed", "cancelled"]
+    assert progress_of(two.id).done == 3
+    control.retry(first.id, "")  # now it is complete without it
+    assert states(first, behind) == ["ready", "scheduled"]
+    assert (first.batch_id, behind.batch_id) == (None, None)
+
+
+def test_a_chain_may_be_long(namespace: str, worker: Worker) -> None:
+    jobs = chain(namespace, *(Link(sample_tasks.tell, {"what": n}) for n in range(1500)))
+    fail(worker, jobs[0])
+    assert dict(Counter(Job.objects.values_list("state", flat=True))) == {"failed": 1, "cancelled": 1499}
+    control.retry(jobs[0].id, "")
+    assert dict(Counter(Job.objects.values_list("state", flat=True))) == {"ready": 1, "scheduled": 1499}

@@ -1,10 +1,13 @@
 """The testing kit, steps and checkpoints among it."""
 
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
-from django.db import transaction
+from asgiref.sync import async_to_sync
+from django.db import connection, transaction
 
 from apps.accounts.models import Namespace
 from apps.jobs import JobCancelled, JobContext, control, current_job, task, testing
@@ -13,6 +16,7 @@ from apps.jobs.context import at_work
 from apps.jobs.errors import Superseded
 from apps.jobs.models import Event, Job, Step
 from apps.jobs.steps import KeptSteps
+from msgweb.database import conninfo_of
 from tests import sample_django_tasks, sample_tasks
 
 pytestmark = pytest.mark.django_db
@@ -166,10 +170,29 @@ def test_inline_what_is_enqueued_runs_at_once(namespace: str) -> None:
         assert sample_tasks.add.enqueue(namespace=namespace, a=1, ask=Ask(hold=True)).state == "ready"
         failed = sample_tasks.returns_nonsense.enqueue(namespace=namespace)
         assert (failed.state, failed.error["code"]) == ("failed", "bad_result")
-        result = sample_django_tasks.double.enqueue(4)
-        result.refresh()
-        assert result.return_value == 8
+        assert sample_django_tasks.double.enqueue(4).return_value == 8
     assert sample_tasks.add.enqueue(namespace=namespace, a=1).state == "ready"
+
+
+def test_inline_awaited_too_in_the_transaction_of_the_test() -> None:
+    async def main() -> None:
+        with testing.inline():
+            double = await sample_django_tasks.double.aenqueue(4)
+            assert (double.status, double.return_value) == ("SUCCESSFUL", 8)
+            assert (await sample_django_tasks.asleep.aenqueue(5)).return_value == 5
+            fails = await sample_django_tasks.fails.aenqueue("broken")
+            assert (fails.status, fails.errors[0].exception_class_path) == ("FAILED", "builtins.ValueError")
+            later = datetime.now(UTC) + timedelta(hours=1)
+            waits = await sample_django_tasks.double.using(run_after=later).aenqueue(1)
+            assert waits.status == "READY"
+        # Elsewhere, nobody sees anything of it.
+        elsewhere = await psycopg.AsyncConnection.connect(conninfo_of(connection.settings_dict))
+        async with elsewhere:
+            cursor = await elsewhere.execute("SELECT count(*) FROM jobs_job")
+            assert await cursor.fetchone() == (0,)
+        assert await Job.objects.acount() == 4
+
+    async_to_sync(main)()
 
 
 def test_what_is_due_runs_in_order_and_says_what_it_did(namespace: str) -> None:

@@ -261,7 +261,7 @@ def test_stop_ends_run_while_nobody_answers(server: Server, messaging: Messaging
 def test_handlers_may_answer(server: Server, messaging: Messaging) -> None:
     def work(peer: Peer, frame: Frame) -> None:
         confirm(peer, frame)
-        if frame[0] == "SUBSCRIBE":
+        if frame[0] == "SUBSCRIBE" and frame[1]["destination"] == "/queue/work":
             peer.write(
                 "MESSAGE",
                 {

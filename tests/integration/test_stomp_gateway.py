@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import stomp
 
+from apps.broker import selectors
 from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.protocol.parser import Limits
 from msgweb.errors import BadArguments
@@ -475,3 +476,48 @@ def test_stomp_py_sends_receives_acks_nacks_and_transacts(gateway: RunningGatewa
         assert not listener.errors
     finally:
         connection.disconnect()
+
+
+# -- selectors that take long to read
+
+
+def long_selector(name: str) -> str:
+    return " OR ".join(f"{name}{number} = 'x'" for number in range(240))
+
+
+def test_a_long_selector_is_read_in_its_turn_and_frames_keep_their_order(gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    client.write(
+        f"SUBSCRIBE\nid:0\ndestination:{queue}\nselector:{long_selector('a')}\nreceipt:1\n\n\0"
+        f"SEND\ndestination:{queue}\na7:x\nreceipt:2\n\nchosen\0".encode()
+    )
+    assert client.expect("RECEIPT")["receipt-id"] == "1"
+    arrived = {client.read().command for _ in range(2)}
+    assert arrived == {"RECEIPT", "MESSAGE"}
+
+
+def test_a_long_selector_that_is_none_is_refused_after_what_came_before_it(gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    client.write(
+        f"SEND\ndestination:{queue}\nreceipt:1\n\n\0"
+        f"SUBSCRIBE\nid:0\ndestination:{queue}\nselector:{long_selector('a')} OR\nreceipt:2\n\n\0".encode()
+    )
+    assert client.expect("RECEIPT")["receipt-id"] == "1"
+    assert client.expect_error("bad_selector")["receipt-id"] == "2"
+    client.expect_end()
+
+
+def test_who_has_many_long_selectors_read_does_not_hold_up_the_others(gateway: RunningGateway, queue: str) -> None:
+    greedy, other = gateway.connected(), gateway.connected()
+    count, before = 40, selectors.parse.cache_info().misses
+    greedy.write(
+        b"".join(
+            f"SUBSCRIBE\nid:{number}\ndestination:{queue}\nselector:{long_selector(f'n{number}_')}\n"
+            f"receipt:{number}\n\n\0".encode()
+            for number in range(count)
+        )
+    )
+    assert greedy.expect("RECEIPT")["receipt-id"] == "0"
+    other.confirmed("SEND", destination="/queue/of-the-other")
+    other.confirmed("SEND", destination="/queue/of-the-other")
+    assert selectors.parse.cache_info().misses - before < count / 2, "all of them were read first"

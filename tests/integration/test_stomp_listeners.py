@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import ctypes
+import logging
 import socket
 import ssl
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 import trustme
@@ -17,6 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
+from apps.stomp.gateway import connections, tls
 from tests.installation import until
 from tests.stomp_gateway import (
     NAMESPACE,
@@ -133,26 +135,40 @@ def test_stomp_over_tls(serve: Callable[..., RunningGateway], files: Files, queu
     assert running.authenticator.shown[-1].certificate is None
 
 
-def test_a_client_that_reads_and_writes_in_two_threads_is_heard_and_none_waits_for_tcp(
+def test_a_client_that_reads_and_writes_in_two_threads_is_heard(
     serve: Callable[..., RunningGateway], files: Files
 ) -> None:
     """stomp.py 8 reads in a thread of its own: a session ticket that came meanwhile made it lose its CONNECT."""
     running = serve(f"stomps://127.0.0.1:0?{files.query}")
     context = files.client()
-    rounds: list[float] = []
     for _ in range(60):
         client = secured(running, context)
         client.socket.settimeout(SECONDS)
         heard: list[bytes] = []
         reader = threading.Thread(target=lambda heard=heard, tls=client.socket: heard.append(tls.recv(4096)))
-        begun = time.monotonic()
         reader.start()
         client.write(LOGIN)
         reader.join()
-        rounds.append(time.monotonic() - begun)
         assert heard[0].startswith(b"CONNECTED\n")
         client.close()
-    assert min(rounds) < 0.035, "each waits for the acknowledgement of its handshake"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="the delay of acknowledgements is a setting of Linux")
+def test_the_last_word_of_a_handshake_is_acknowledged_at_once(
+    serve: Callable[..., RunningGateway], files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client with Nagle's algorithm would hold back its CONNECT for as long as TCP puts off the acknowledgement."""
+    quick: SimpleQueue[int] = SimpleQueue()
+
+    def look(transport: asyncio.BaseTransport) -> None:
+        tls.acknowledge_now(transport)
+        quick.put(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK))
+
+    monkeypatch.setattr(connections, "acknowledge_now", look)
+    running = serve(f"stomps://127.0.0.1:0?{files.query}")
+    client = secured(running, files.client())
+    assert quick.get(timeout=SECONDS) == 1
+    client.connect()
 
 
 @pytest.mark.parametrize("required", ["optional", "required"])
@@ -219,6 +235,38 @@ def websocket(running: RunningGateway, path: str = "/ws", **options: object) -> 
     host = "localhost" if "ssl" in options else "127.0.0.1"
     with connect(f"{scheme}://{host}:{running.port}{path}", proxy=None, compression=None, **options) as client:  # type: ignore[arg-type]
         yield client
+
+
+def test_what_is_no_websocket_is_recognised_and_ended(
+    serve: Callable[..., RunningGateway], caplog: pytest.LogCaptureFixture
+) -> None:
+    running = serve("ws://127.0.0.1:0")
+    with caplog.at_level(logging.INFO):
+        for stomp in (b"CONNECT\naccept-version:1.2\n\n\0", b"\r\nSTOMP\r\n"):
+            client = running.client()
+            client.write(stomp)
+            client.expect_error("stomp_on_websocket_port")
+            client.expect_end()
+        client = running.client()
+        client.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 500)
+        client.expect_end()
+        until(lambda: "tls_on_plain_port" in caplog.text, SECONDS, "one line in the log")
+        assert caplog.text.count("reason=stomp_on_websocket_port") == 2
+
+
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1\r\n\r\n", LOGIN, b"\x80 is nothing that anybody speaks, and long enough for a record"]
+)
+def test_what_is_no_tls_is_ended_and_logged(
+    serve: Callable[..., RunningGateway], files: Files, caplog: pytest.LogCaptureFixture, said: bytes
+) -> None:
+    running = serve(f"stomps://127.0.0.1:0?{files.query}")
+    with caplog.at_level(logging.INFO):
+        client = running.client()
+        client.write(said)
+        with contextlib.suppress(ConnectionResetError):
+            assert client.socket.recv(100) == b""
+        until(lambda: "plaintext_on_tls_port" in caplog.text, SECONDS, "one line in the log")
 
 
 def test_a_browser_speaks_text_and_gets_text(serve: Callable[..., RunningGateway], queue: str) -> None:

@@ -1,26 +1,21 @@
-"""Whoever of a worker is killed, at whatever point of a job's life: nothing is lost, and what must not be done twice is
-not."""
+"""Whoever of a worker is killed, or cut off, at whatever point of a job's life: nothing is lost, and what must not be
+done twice is not."""
 
 import contextlib
 import json
 import os
 import signal
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.installation import Installation, free_ports
+from tests.cable import Cable
+from tests.installation import Installation
+from tests.lifepoints import POINTS, TASKS, CutOff, bring_to, row_held
 from tests.mortal import Mortal
 from tests.working import Jobs, gone, start
-
-POINTS = ("claimed", "started", "midway", "finished")
-CASES = [(p, v, t) for p in POINTS for v in ("slots", "all") for t in ("samples.hold", "samples.once")]
-CASES += [("midway", victim, "samples.hold") for victim in ("main", "supervisor")]
 
 
 @pytest.fixture
@@ -43,45 +38,10 @@ def kill(jobs: Jobs, victim: str) -> None:
         jobs.installation.wait("worker")
 
 
-@contextlib.contextmanager
-def row_held(jobs: Jobs, job: str) -> Iterator[None]:
-    """Somebody's transaction holds the job's row: nothing of it can be recorded."""
-    with contextlib.closing(psycopg.connect(jobs.installation.database)) as holder:
-        holder.execute("SELECT FROM jobs_job WHERE id = %s FOR UPDATE", (job,))
-        yield
-
-
-def claimed(jobs: Jobs) -> bool:
-    return bool(jobs.query("SELECT 1 FROM msgweb.message WHERE session IS NOT NULL"))
-
-
-def bring_to(jobs: Jobs, point: str, task: str, keeping: contextlib.ExitStack) -> str:
-    """A job at that point of its life; `keeping` holds what keeps it there."""
-    folder = str(jobs.folder)
-    if point == "claimed":
-        jobs.installation.signal("worker", signal.SIGUSR1)  # pauses it, until the row is held
-        jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
-        job = jobs.ask(task, folder=folder)
-        keeping.enter_context(row_held(jobs, job))
-        jobs.installation.signal("worker", signal.SIGUSR2)
-        jobs.until(lambda: claimed(jobs), "the message is claimed")
-    elif point == "started":
-        for pid in jobs.slots():
-            os.kill(pid, signal.SIGSTOP)
-        job = jobs.ask(task, folder=folder)
-        jobs.until(lambda: jobs.row(job)["state"] == "running", "its start is recorded")
-    else:
-        job = jobs.ask(task, folder=folder)
-        jobs.until(jobs.begun, "it begins")
-        if point == "finished":
-            keeping.enter_context(row_held(jobs, job))
-            jobs.go()
-            jobs.until(lambda: (jobs.folder / "ended").exists(), "it ends")
-    return job
-
-
 @pytest.mark.chaos
-@pytest.mark.parametrize(("point", "victim", "task"), CASES)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("victim", ["slots", "supervisor", "main", "all"])
+@pytest.mark.parametrize("point", POINTS)
 def test_nothing_is_lost_and_nothing_done_twice_that_must_not(jobs: Jobs, point: str, victim: str, task: str) -> None:
     start(jobs)
     with contextlib.ExitStack() as keeping:
@@ -121,6 +81,37 @@ def test_quick_jobs_that_waited_in_a_killed_slot_are_done_and_only_the_one_at_wo
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("victim", ["slots", "all"])
+def test_a_job_that_was_to_be_quick_is_not_lost_when_it_was_begun_and_not_yet_on_record(
+    jobs: Jobs, victim: str
+) -> None:
+    start(jobs)
+    for _ in range(3):  # from then on it counts as quick
+        jobs.end(jobs.ask("samples.mostly_quick"))
+    with contextlib.ExitStack() as keeping:
+        jobs.installation.signal("worker", signal.SIGUSR1)
+        jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
+        job = jobs.ask("samples.mostly_quick", folder=str(jobs.folder))
+        jobs.installation.signal("worker", signal.SIGUSR2)
+        jobs.until(jobs.begun, "it begins")
+        keeping.enter_context(row_held(jobs, job))  # what was not on record by now is not either when it dies
+        kill(jobs, victim)
+        if victim == "all":
+            start(jobs, "worker2")
+    jobs.go()
+    ended = jobs.end(job)
+    if victim == "slots":
+        assert (ended["state"], ended["attempt"], ended["error"]["code"]) == ("failed", 1, "slot_died")
+        assert jobs.outcomes(job) == ["failed"]
+        assert jobs.states(job) == ["ready", "running", "failed"]
+    else:
+        assert ended["state"] == "succeeded"
+        assert len(jobs.begun()) == 2
+        assert jobs.outcomes(job)[-1] == "succeeded"
+    jobs.until(lambda: jobs.waiting() == 0, "no message is left")
+
+
+@pytest.mark.chaos
 def test_a_signal_to_every_process_at_once_still_lets_the_job_end(jobs: Jobs) -> None:
     """systemd's default: `KillMode=control-group`."""
     start(jobs)
@@ -134,59 +125,6 @@ def test_a_signal_to_every_process_at_once_still_lets_the_job_end(jobs: Jobs) ->
     assert (row["state"], row["attempt"], jobs.outcomes(job)) == ("succeeded", 1, ["succeeded"])
 
 
-class Cable:
-    """A TCP port that leads to Postgres's Unix socket, until it is cut: then nothing passes, and nothing says so."""
-
-    def __init__(self, conninfo: str) -> None:
-        parts = conninfo_to_dict(conninfo)
-        host, port = str(parts["host"]), parts.get("port") or 5432
-        (self.port,) = free_ports(1)
-        self.conninfo = make_conninfo(conninfo, host="127.0.0.1", port=self.port, sslmode="disable")
-        self._target = f"{host}/.s.PGSQL.{port}"
-        self._whole = threading.Event()
-        self._whole.set()
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        self._sockets = [self._listener]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def cut(self) -> None:
-        """Nothing passes any more, in either direction."""
-        self._whole.clear()
-
-    def mend(self) -> None:
-        """It passes again, what was on its way too."""
-        self._whole.set()
-
-    def close(self) -> None:
-        """Unplug it."""
-        self.mend()
-        for one in self._sockets:
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-            one.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            far = socket.socket(socket.AF_UNIX)
-            far.connect(self._target)
-            self._sockets += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
-
-    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self._whole.wait()
-                sink.sendall(data)
-        self._whole.wait()
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
-
-
 @pytest.fixture
 def cable(installation: Installation) -> Iterator[Cable]:
     cable = Cable(installation.database)
@@ -195,43 +133,39 @@ def cable(installation: Installation) -> Iterator[Cable]:
 
 
 @pytest.mark.chaos
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("point", POINTS)
 def test_a_worker_cut_off_for_longer_than_its_lease_loses_the_job_and_its_late_word_is_refused(
-    jobs: Jobs, cable: Cable
+    jobs: Jobs, cable: Cable, point: str, task: str
 ) -> None:
-    direct = jobs.installation.env["DATABASE_URL"]
-    jobs.installation.env.update(MSGWEB_LEASE_SECONDS="2", DATABASE_URL=cable.conninfo)
-    start(jobs)
-    jobs.installation.env["DATABASE_URL"] = direct
-    job = jobs.hold(polite=False)
-    first = jobs.begun()[0][1]
-    cable.cut()
-    start(jobs, "worker2")
-    jobs.until(lambda: len(jobs.begun()) == 2, "the other worker begins the job again")
-    (attempt, session) = jobs.query("SELECT attempt, worker FROM jobs_job WHERE id = %s", job)[0]
-    assert attempt == 2
-    cable.mend()
-    jobs.until(lambda: gone(first), "the first worker learns that it has lost the job, and ends its run")
-    assert jobs.query("SELECT state, attempt, worker FROM jobs_job WHERE id = %s", job) == [("running", 2, session)]
-    jobs.go()
-    ended = jobs.end(job)
-    assert (ended["state"], ended["result"], ended["failures"]) == ("succeeded", 2, 0)
-    assert jobs.outcomes(job) == ["interrupted", "succeeded"]
-    assert jobs.installation.stop("worker") == 0
+    """For a minute, with the usual lease: `make chaos ARGS="--cut 60"`."""
+    jobs.installation.env["MSGWEB_LEASE_SECONDS"] = "2"
+    cut_off = CutOff(jobs, cable, point, task)
+    cut_off.cut()
+    jobs.until(cut_off.is_taken_up, "the other worker takes the job up")
+    cut_off.mend()
+    cut_off.check()
 
 
 @pytest.mark.chaos
-def test_a_worker_cut_off_for_a_while_keeps_its_job_and_records_its_end(jobs: Jobs, cable: Cable) -> None:
-    direct = jobs.installation.env["DATABASE_URL"]
-    jobs.installation.env.update(DATABASE_URL=cable.conninfo)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("point", POINTS)
+def test_a_worker_cut_off_for_a_while_keeps_its_job_and_records_its_end(
+    jobs: Jobs, cable: Cable, point: str, task: str
+) -> None:
+    jobs.installation.env["DATABASE_URL"] = cable.conninfo
     start(jobs)
-    jobs.installation.env["DATABASE_URL"] = direct
-    job = jobs.hold()
-    cable.cut()
+    with contextlib.ExitStack() as keeping:
+        job = bring_to(jobs, point, task, keeping)
+        cable.cut()
     jobs.go()
-    jobs.until(lambda: (jobs.folder / "ended").exists(), "the job ends")
-    assert jobs.row(job)["state"] == "running"
+    if point in ("started", "midway"):
+        jobs.until(lambda: (jobs.folder / "ended").exists(), "the job ends")
+        assert jobs.row(job)["state"] == "running"
     cable.mend()
-    assert (jobs.end(job)["state"], jobs.outcomes(job)) == ("succeeded", ["succeeded"])
+    ended = jobs.end(job)
+    assert (ended["state"], ended["attempt"], jobs.outcomes(job)) == ("succeeded", 1, ["succeeded"])
+    assert len(jobs.begun()) == 1
 
 
 @pytest.fixture
@@ -247,21 +181,17 @@ def mortal(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("when", ["midway", "finished"])
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("point", POINTS)
 def test_postgres_killed_and_started_again_costs_a_job_nothing(
-    mortal: tuple[Jobs, Callable[[], None]], when: str
+    mortal: tuple[Jobs, Callable[[], None]], point: str, task: str
 ) -> None:
     jobs, kill_postgres = mortal
     start(jobs)
-    job = jobs.hold()
-    if when == "midway":
+    with contextlib.suppress(psycopg.OperationalError), contextlib.ExitStack() as keeping:
+        job = bring_to(jobs, point, task, keeping)
         kill_postgres()
-        jobs.go()
-    else:
-        with contextlib.suppress(psycopg.OperationalError), row_held(jobs, job):
-            jobs.go()
-            jobs.until(lambda: (jobs.folder / "ended").exists(), "the job ends")
-            kill_postgres()
+    jobs.go()
     ended = jobs.end(job)
     assert (ended["state"], ended["failures"], len(jobs.begun())) == ("succeeded", 0, 1)
     jobs.until(lambda: jobs.waiting() == 0, "the message is acked")

@@ -509,3 +509,30 @@ def test_with_reload_a_worker_starts_again_when_the_code_changes(jobs: Jobs, tmp
     jobs.go()
     assert jobs.end(jobs.ask("changing.tell"))["result"] == "new and different"
     assert (jobs.end(held)["state"], jobs.row(held)["failures"]) == ("succeeded", 0)
+
+
+def test_a_quick_job_with_steps_is_on_record_before_the_first(jobs: Jobs) -> None:
+    start(jobs)
+    for _ in range(5):
+        job = jobs.ask("samples.quick_steps")
+        ended = jobs.end(job)
+        assert (ended["state"], ended["result"]) == ("succeeded", 1)
+        assert jobs.states(job) == ["ready", "running", "succeeded"]
+
+
+def test_a_quick_job_that_takes_longer_shows_as_running(jobs: Jobs) -> None:
+    start(jobs)
+    for _ in range(3):
+        jobs.end(jobs.ask("samples.mostly_quick"))
+    job = jobs.ask("samples.mostly_quick", folder=str(jobs.folder))
+    jobs.until(lambda: jobs.row(job)["state"] == "running", "its start is recorded")
+    jobs.cancel(job)
+    assert jobs.end(job)["state"] == "cancelled"
+
+
+def test_a_slot_that_gives_way_while_jobs_come_costs_none(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slot-jobs", "20")
+    jobs.ask_many("samples.nothing", 1000)
+    jobs.until(
+        lambda: jobs.query("SELECT count(*) FROM jobs_job WHERE state = 'succeeded'") == [(1000,)], "all are done"
+    )

@@ -51,7 +51,7 @@ class World:
         for _ in range(count):
             delivery = Delivery(MessageId(1), subscription.address, b"", b"", True, 1)
             claims.append(Claim(subscription, delivery, SessionId(1), 0.0, math.inf, False, uuid4()))
-            self.intake.arrive(claims[-1])
+            self.intake.arrive(claims[-1], asyncio.get_running_loop().time())
         return claims
 
     def served(self, count: int) -> str:

@@ -3,21 +3,25 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from psycopg import pq
 
 from apps.broker.engine import Address, Delivery, Message, MessageId, Options
 from apps.broker.postgres import packing
+from apps.broker.postgres.names import Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.pipeline import Step
-from apps.broker.postgres.queues import LANES, NOTHING, Queue, Scan
+from apps.broker.postgres.queues import LANES, NOTHING, Queue
+from apps.broker.postgres.scans import Scan
 
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
 
-Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]]]
+#: Claims and how many, selectors that look or claim, queues of whose consumers others are to hear, or are to be heard.
+Claimable = tuple[list[tuple[Queue, int]], list[tuple[Queue, Scan]], list[Queue]]
 Results = Sequence[pq.abc.PGresult]
 
 
@@ -44,7 +48,7 @@ class Batch:
         full: the operations whose message its queue did not take.
         contended: it takes locks that others may hold for long; it waits for them briefly.
         drawn: the first of the ids that were drawn; 0: none were.
-        became_ready: destinations in which something became ready besides.
+        became_ready: what became ready besides.
         left: claimed messages that their consumer cannot take any more.
         delayed: something may have become due earlier than anything before.
     """
@@ -65,7 +69,7 @@ class Batch:
     full: list[Operation] = field(default_factory=list)
     contended: bool = False
     drawn: int = 0
-    became_ready: list[int] = field(default_factory=list)
+    became_ready: list[Ready] = field(default_factory=list)
     delayed: bool = False
     sent_here: dict[Queue, int] = field(default_factory=dict)  # messages that were not handed over
     began_waiting: dict[Queue, bool] = field(default_factory=dict)  # whether something waited before these
@@ -126,7 +130,7 @@ class Batch:
             if acks[kind]:
                 self._step(name, packing.int8_array(acks[kind]), session)
         if acks[SPECIAL]:
-            self._step("ack_special", packing.int8_array(acks[SPECIAL]), session, reader=self._ready)
+            self._step("ack_special", packing.int8_array(acks[SPECIAL]), session, reader=self._advanced)
             self.contended = True
         if released:
             self._step("release", packing.int8_array(released), session)
@@ -135,6 +139,10 @@ class Batch:
         for operation in self.operations:
             for queue in operation.shares:  # after what was recalled
                 self._step("share_queue", packing.int4(queue.id or 0), session)
+            for queue in operation.ranks:
+                queue.ranks.told = queue.rank()
+                self._step("set_rank", packing.int4(queue.id or 0), session, *map(packing.int4, queue.ranks.told))
+                self._read_ranks(queue, session)
             if operation.parts:
                 self._step("part_queues", packing.int4_array(operation.parts), session)
         if rejected:
@@ -143,7 +151,7 @@ class Batch:
             self._step("reject", *arrays, reader=self._ready)
             self.delayed = True
             self.contended = True
-        self.claims, self.scans = claimable()
+        self.claims, self.scans, ranked = claimable()
         relaxed = (
             bool(self._steps) and not (self.claims or self.scans) and not any(op.lasting for op in self.operations)
         )
@@ -151,6 +159,8 @@ class Batch:
             self._claim(queue, limit, session)
         for queue, scan in self.scans:
             self._scan(queue, scan, session)
+        for queue in ranked:
+            self._rank(queue, session)
         if self.announce:
             self._announce()
         if not self._steps:
@@ -275,7 +285,7 @@ class Batch:
                 if outcome == b"full":
                     self.full.append(one.operation)
                 self.delayed = self.delayed or outcome == b"delayed"
-                self.became_ready.extend(packing.unpack_int4_array(result.get_value(row, 2)))
+                self.became_ready.extend(Ready(one) for one in packing.unpack_int4_array(result.get_value(row, 2)))
 
         self._step(
             "enqueue_messages",
@@ -319,6 +329,9 @@ class Batch:
 
     def _claim(self, queue: Queue, limit: int, session: bytes) -> None:
         identifier = packing.int4(queue.id or 0)
+        if not queue.joined:
+            self._join(queue, session)
+            return
         if queue.exclusive and not queue.active:
 
             def taken(result: pq.abc.PGresult) -> None:
@@ -328,9 +341,6 @@ class Batch:
             queue.waiting = False  # who has it says so when it goes
             self._step("take_exclusive", identifier, session, reader=taken)
             return
-        if not queue.exclusive and not queue.joined:
-            self._join(queue, session)
-            return
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
         queue.claiming = True
         queue.heard = NOTHING
@@ -338,6 +348,7 @@ class Batch:
 
         def claimed(result: pq.abc.PGresult) -> None:
             queue.looked_at = begun
+            queue.spare = result.ntuples < limit
             if result.ntuples >= limit:
                 queue.waiting = True
             if not result.ntuples:
@@ -353,6 +364,7 @@ class Batch:
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares
+        rank = queue.rank()
 
         def joined(result: pq.abc.PGresult) -> None:
             queue.joining = False
@@ -361,42 +373,86 @@ class Batch:
                 queue.wait_for_share()
                 return
             queue.joined = queue.waiting = True
+            queue.ranks.told = rank
             queue.asked_at = None
             queue.alone = answer == b"alone" and queue.shares == shares
 
         queue.waiting = False  # who is alone says when it shares
         queue.joining = True
-        self._step("join_queue", packing.int4(queue.id or 0), session, packing.boolean(queue.impatient), reader=joined)
+        identifier, by_force = packing.int4(queue.id or 0), packing.boolean(queue.impatient)
+        self._step("join_queue", identifier, session, by_force, *map(packing.int4, rank), reader=joined)
+        self._read_ranks(queue, session)
         self.contended = True
 
+    def _read_ranks(self, queue: Queue, session: bytes) -> None:
+        def read(result: pq.abc.PGresult) -> None:
+            value = result.get_value
+            queue.ranks.learn(
+                (
+                    packing.unpack_int(value(row, 0)),
+                    packing.unpack_int(value(row, 1)),
+                    packing.unpack_int(value(row, 2)),
+                )
+                for row in range(result.ntuples)
+            )
+            queue.waiting = True
+
+        self._step("ranks", packing.int4(queue.id or 0), session, reader=read)
+
+    def _rank(self, queue: Queue, session: bytes) -> None:
+        if queue.ranks.stale:
+            self._read_ranks(queue, session)
+            return
+        bid = queue.bid()
+        if bid is None:
+            return
+
+        def said(_: pq.abc.PGresult) -> None:
+            queue.ranks.said = bid
+
+        self._step("bid", packing.int4(queue.id or 0), session, packing.int4(bid), reader=said)
+
     def _scan(self, queue: Queue, scan: Scan, session: bytes) -> None:
-        chosen, scan.chosen = scan.chosen, []
+        chosen = scan.claim()
         self._chosen.append((scan, chosen))
+        identifier = packing.int4(queue.id or 0)
         if chosen:
 
             def claimed(result: pq.abc.PGresult) -> None:
-                self.left.extend(queue.hand_chosen(scan, _claimed(queue, result, raise_floors=False)))
+                deliveries = _claimed(queue, result, raise_floors=False)
+                scan.miss(set(chosen).difference(delivery.id for delivery in deliveries))
+                self.left.extend(queue.hand_chosen(scan, deliveries))
 
-            self._step("claim_chosen", packing.int8_array(chosen), session, reader=claimed)
-        limit = SCAN_LIMIT
+            ids = packing.int8_array(chosen)
+            if queue.grouped:
+                self._step("claim_chosen_groups", identifier, ids, session, reader=claimed)
+            else:
+                self._step("claim_chosen", ids, session, reader=claimed)
         if scan.waiting and scan.room() > len(chosen):
             scan.waiting = False
+            statement = "browse_groups" if queue.grouped else "browse"
+            floors = packing.int8_array(scan.floors.start(time.monotonic(), far=scan.far))
+            reader = partial(self._browsed, queue, scan)
+            self._step(statement, identifier, packing.int4(SCAN_LIMIT), _LANES, floors, reader=reader)
 
-            def browsed(result: pq.abc.PGresult) -> None:
-                value = result.get_value
-                scan.waiting = scan.waiting or result.ntuples >= limit
-                for row in range(result.ntuples):
-                    place = packing.unpack_int(value(row, 4))
-                    if scan.room() <= 0 or scan.floors.reaches(place):
-                        scan.waiting = True
-                        break
-                    identifier = MessageId(packing.unpack_int(value(row, 0)))
-                    lane = packing.unpack_int(value(row, 1))
-                    scan.floors.lift(lane, place)
-                    scan.look_at(identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"")
-
-            floors = packing.int8_array(scan.floors.start(time.monotonic()))
-            self._step("browse", packing.int4(queue.id or 0), packing.int4(limit), _LANES, floors, reader=browsed)
+    def _browsed(self, queue: Queue, scan: Scan, result: pq.abc.PGresult) -> None:
+        value = result.get_value
+        grouped = result.nfields > 6
+        far, scan.far = scan.far, result.ntuples >= SCAN_LIMIT
+        scan.waiting = scan.waiting or scan.far
+        for row in range(result.ntuples):
+            place = packing.unpack_int(value(row, 4))
+            settled = value(row, 5) == b"\x01"
+            scan.far = scan.far and settled
+            if scan.room() <= 0 or scan.floors.reaches(place) or (far and not settled):
+                scan.waiting = True
+                break
+            lane = packing.unpack_int(value(row, 1))
+            scan.floors.lift(lane, place)
+            if not grouped or value(row, 6) == b"\x01":
+                group = (value(row, 7) or b"").decode() if grouped else ""
+                identifier = MessageId(packing.unpack_int(value(row, 0)))
+                queue.look_at(scan, identifier, lane, value(row, 2) == b"\x01", value(row, 3) or b"", group)
 
     def failed(self) -> None:
         """It was not committed: what it would have claimed is still there."""
@@ -404,14 +460,18 @@ class Batch:
             queue.waiting = True
             queue.claiming = queue.joining = queue.recalled = False
         for scan, chosen in self._chosen:
-            scan.chosen = chosen + scan.chosen
-            scan.waiting = True
+            scan.give_up(chosen)
         for queue, first in self._announced:
             queue.note(first)
             self.touched.add(queue)
 
     def _ready(self, result: pq.abc.PGresult) -> None:
-        self.became_ready.extend(packing.unpack_int4_array(result.get_value(0, 0)))
+        self.became_ready.extend(Ready(one) for one in packing.unpack_int4_array(result.get_value(0, 0)))
+
+    def _advanced(self, result: pq.abc.PGresult) -> None:
+        for row in range(result.ntuples):
+            queue, first = (packing.unpack_int(result.get_value(row, column)) for column in range(2))
+            self.became_ready.append(Ready(queue, first, grouped=True))
 
     def _draw(self, result: pq.abc.PGresult) -> None:
         self.drawn = packing.unpack_int(result.get_value(0, 0))

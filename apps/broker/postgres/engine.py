@@ -27,8 +27,8 @@ from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.handover import Handover
-from apps.broker.postgres.listener import Listener, Ready
-from apps.broker.postgres.names import Described
+from apps.broker.postgres.listener import Listener
+from apps.broker.postgres.names import Described, Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
@@ -116,7 +116,7 @@ class PostgresEngine:
             self._process,
             details=self._details,
             lanes=self._idle_lanes,
-            found_ready=self._ready,
+            found_ready=self._found,
             renewed=self._renewed,
             lost=self.session_lost,
         )
@@ -270,6 +270,7 @@ class PostgresEngine:
         else:
             queue = self.queue(address)
             queue.add(subscription)
+            self._tell_rank(queue)
             if queue.reads_ahead:
                 self.handover.freed(queue)
             else:
@@ -308,8 +309,13 @@ class PostgresEngine:
         queue = self.queue(subscription.address)
         queue.remove(subscription)
         leaves: Sequence[int] = ()
-        if not queue.subscriptions:
+        if queue.subscriptions:
+            self._tell_rank(queue)
+        else:
             self._consumed.pop(queue.address, None)
+            if queue.ranks.heeded and queue.id:
+                queue.part()
+                self._writer.add(Operation(parts=(queue.id,)))
             if queue.active:
                 queue.active = False
                 leaves = (queue.id,) if queue.id else ()
@@ -479,25 +485,26 @@ class PostgresEngine:
     def claimable(self) -> Claimable:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
         selectors that have more to look at."""
-        claims, scans = [], []
+        claims, scans, ranked = [], [], []
         self.hear()
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
             if self._listener.deaf and (queue.waiting or queue.ahead):
                 self.handover.lower(queue)  # what was done elsewhere is not known: look at everything
-            if not (queue.joined or queue.exclusive):
+            if not queue.joined:
                 if queue.waiting and (queue.capacity() or queue.scans):
                     claims.append((queue, 1))
                 continue
+            if queue.yields and queue.idle:
+                queue.active = queue.waiting = False
+                self._writer.add(Operation(leaves=(queue.id,)))
             if queue.waiting and (limit := queue.claim_limit() or (queue.exclusive and not queue.active)):
                 claims.append((queue, int(limit)))
-            for scan in queue.scans:
-                if queue.exclusive and not (queue.active and scan.subscription is queue.subscriptions[0]):
-                    continue
-                if scan.chosen or (scan.waiting and scan.room() > 0):
-                    scans.append((queue, scan))
-        return claims, scans
+            if queue.ranks.stale or queue.bid() is not None:
+                ranked.append(queue)
+            scans += [(queue, scan) for scan in queue.scanning() if scan.eager]
+        return claims, scans, ranked
 
     def hear(self) -> None:
         """Take what others have said until now."""
@@ -513,7 +520,7 @@ class PostgresEngine:
                 return True
             if queue.waiting and queue.scans and not queue.joined:
                 return True
-            if any(scan.chosen or (scan.waiting and scan.room() > 0) for scan in queue.scans):
+            if any(scan.eager for scan in queue.scanning()):
                 return True
         return False
 
@@ -535,6 +542,7 @@ class PostgresEngine:
                 continue
             if queue.id in described:
                 queue.settle(described[queue.id])
+                self._tell_rank(queue)
                 if not queue.reads_ahead:
                     self.handover.recall(queue)
                 continue
@@ -573,9 +581,9 @@ class PostgresEngine:
         """A message waits for its time."""
         self._keeper.look_for_due()
 
-    def became_ready(self, ids: Sequence[int]) -> None:
+    def became_ready(self, found: Sequence[Ready]) -> None:
         """By our own doing something became ready in these queues."""
-        self._ready([Ready(queue_id) for queue_id in ids])
+        self._ready(found)
 
     def publish_locally(self, message: Message) -> None:
         """Hand a committed topic message to the subscribers in this process."""
@@ -648,7 +656,7 @@ class PostgresEngine:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _ready(self, found: list[Ready] | None) -> None:
+    def _ready(self, found: Sequence[Ready] | None) -> None:
         """Something became ready. None: anywhere."""
         if found is None:
             for queue in self._consumed.values():
@@ -666,6 +674,15 @@ class PostgresEngine:
                         self.handover.recall(known)
         self._writer.wake()
 
+    def _found(self, found: Sequence[Ready]) -> None:
+        """The keeper found something, told or not."""
+        for one in found:
+            queue = self._by_id.get(one.queue)
+            if queue is not None and queue.barred and queue.ranks.left_lying(one.first, queue.rank()[1]):
+                logger.info("others leave messages of %s lying; they are asked whether they have credit", queue.address)
+                self._writer.add(Operation(ranks=(queue,)))
+        self._ready(found)
+
     def _sessions_changed(self, what: str) -> None:
         """Another process says that something changed: the catalogue, when the next message is due, or who is there."""
         if what == "catalogue":
@@ -674,11 +691,28 @@ class PostgresEngine:
             self._keeper.look_for_due()
         elif what.startswith("share:"):
             self._share(self._by_id.get(int(what[6:])))
+        elif what.startswith("ranks:"):
+            known = self._by_id.get(int(what[6:]))
+            if known is not None:
+                known.ranks.stale = True
+                self._writer.wake()
+        elif what.startswith("bid:"):
+            identifier, session, bid = map(int, what[4:].split(":"))
+            known = self._by_id.get(identifier)
+            if known is not None:
+                known.ranks.hear(session, bid)
+                self._writer.wake()
         else:
             for queue in self._queues.values():
+                queue.ranks.stale = queue.ranks.stale or queue.ranks.mixed
                 self.handover.lower(queue)  # who died may have held what comes before all that we look at
             self._writer.wake()
             self._keeper.others_changed()
+
+    def _tell_rank(self, queue: Queue) -> None:
+        """Tell the others if the priorities of the consumers here have changed."""
+        if queue.joined and not queue.owned and queue.ranks.told not in (None, queue.rank()):
+            self._writer.add(Operation(ranks=(queue,)))
 
     def _share(self, queue: Queue | None) -> None:
         """Another process wants to consume what this one may consume alone."""
@@ -713,13 +747,27 @@ class PostgresEngine:
                 yield queue.id, queue.counts
 
     def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
-        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which."""
-        return [
-            (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
-            for queue in self._consumed.values()
-            if queue.id and queue.id > 0 and not queue.waiting and not queue.paused and queue.capacity()
-            for lane, floor in queue.floors.highest.items()
-        ]
+        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which.
+
+        For selectors never from the beginning, where all lies that they do not match; but what they missed is tried
+        once more."""
+        lanes = []
+        for queue in self._consumed.values():
+            if not queue.id or queue.id < 0 or queue.paused:
+                continue
+            if not queue.waiting and queue.capacity():
+                lanes += [
+                    (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
+                    for lane, floor in queue.floors.highest.items()
+                ]
+            if queue.barred:
+                lanes += [(queue.id, lane, 0) for lane in queue.floors.highest]
+            for scan in queue.scans:
+                if scan.try_again():
+                    self._writer.wake()
+                if not scan.waiting and scan.room() > 0:
+                    lanes += [(queue.id, lane, floor) for lane, floor in scan.floors.highest.items()]
+        return lanes
 
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}

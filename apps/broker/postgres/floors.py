@@ -48,14 +48,16 @@ class Floors:
         if place > self.highest[lane]:
             self.highest[lane] = place
 
-    def start(self, now: float) -> list[int]:
+    def start(self, now: float, *, far: bool = False) -> list[int]:
         """Where a claim is to begin in each lane; one is under way at a time.
 
         Args:
             now: seconds, of a clock that does not go back.
+            far: not that of some moments ago but where the last claim ended. What is found so must have been written
+                some time ago: then nothing that its sender sent before comes late.
         """
         self._named = UNNAMED
         if now - self._turned >= LAG:
             self._oldest, self._older = self._older, dict(self.highest)
             self._turned = now
-        return list(self._oldest.values())
+        return list((self.highest if far else self._oldest).values())

@@ -6,7 +6,7 @@ from typing import Protocol
 from apps.broker.engine import Address, Message, MessageId, SessionId
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.handover import Handover
-from apps.broker.postgres.names import Described
+from apps.broker.postgres.names import Described, Ready
 from apps.broker.postgres.operations import Operation
 from apps.broker.postgres.queues import Queue
 
@@ -71,7 +71,7 @@ class Host(Protocol):
     def delayed(self) -> None:
         """A message waits for its time."""
 
-    def became_ready(self, ids: Sequence[int]) -> None:
+    def became_ready(self, found: Sequence[Ready]) -> None:
         """By this process's own doing something became ready in these queues."""
 
     def publish_locally(self, message: Message) -> None: ...

@@ -4,36 +4,20 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from psycopg import pq
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
+from apps.broker.postgres.names import HIGHEST, Ready
 from apps.broker.postgres.pipeline import connect, first_line, watchable
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0
-HIGHEST = 9  # priority
-
-
-class Ready(NamedTuple):
-    """Something became ready in a queue.
-
-    Attributes:
-        queue: its id.
-        first: at this place or behind it; 0: anywhere.
-        grouped: there may be messages of groups among it.
-        priority: none of it is above this.
-    """
-
-    queue: int
-    first: int = 0
-    grouped: bool = False
-    priority: int = HIGHEST
 
 
 class Listener:

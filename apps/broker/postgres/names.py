@@ -1,10 +1,28 @@
-"""What the catalogue says of a queue, as the statements `describe` and `describe_named` answer."""
+"""What is said of queues: by the catalogue (the answers of `describe` and `describe_named`), and by wake-ups."""
 
 from typing import NamedTuple
 
 from psycopg import pq
 
 from apps.broker.postgres import packing
+
+HIGHEST = 9  # priority
+
+
+class Ready(NamedTuple):
+    """Something became ready in a queue.
+
+    Attributes:
+        queue: its id.
+        first: at this place or behind it; 0: anywhere.
+        grouped: there may be messages of groups among it.
+        priority: none of it is above this.
+    """
+
+    queue: int
+    first: int = 0
+    grouped: bool = False
+    priority: int = HIGHEST
 
 
 class Described(NamedTuple):

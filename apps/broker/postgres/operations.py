@@ -28,6 +28,7 @@ class Operation:
         closes: ids of reply queues to end.
         leaves: ids of exclusive queues that this session consumes no longer.
         shares: queues that this session consumes alone no longer.
+        ranks: queues at which the priorities of this session's consumers have changed, or the others' are in doubt.
         parts: ids of queues that this session consumes no longer.
         exclusives: queues that have one consumer at a time from now on.
         binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
@@ -50,6 +51,7 @@ class Operation:
     closes: Sequence[int] = ()
     leaves: Sequence[int] = ()
     shares: Sequence[Queue] = ()
+    ranks: Sequence[Queue] = ()
     parts: Sequence[int] = ()
     exclusives: Sequence[Queue] = ()
     binds: Sequence[tuple[str, str, str]] = ()
@@ -87,6 +89,7 @@ class Operation:
             or self.closes
             or self.leaves
             or self.shares
+            or self.ranks
             or self.exclusives
             or self.binds
             or self.ends

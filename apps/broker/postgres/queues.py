@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
-from apps.broker.headers import decode_headers
 from apps.broker.postgres.ahead import QUICK, ReadAhead
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.floors import Floors
 from apps.broker.postgres.names import Described
+from apps.broker.postgres.ranks import ANY_RANK, NO_RANK, Ranks
+from apps.broker.postgres.scans import Scan, fields_of
 from apps.broker.postgres.statistics import Counts
 
 if TYPE_CHECKING:
@@ -24,37 +25,6 @@ SHARE_SECONDS = 1.0  # after which a process that is alone is no longer waited f
 STICKY_GROUPS = 10_000  # groups whose consumer is remembered while nothing of theirs waits
 #: ActiveMQ: a number below zero closes the group; what comes after it goes to anybody ("Message Groups").
 GROUP_ENDS = b"\nJMSXGroupSeq:-"
-
-
-class Scan:
-    """Where a subscription with a selector has come to in its queue.
-
-    Attributes:
-        floors: where it has come to in each lane.
-        waiting: there may be more behind that.
-        chosen: ids of messages that match, to be claimed.
-    """
-
-    __slots__ = ("chosen", "floors", "subscription", "waiting")
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.subscription = subscription
-        self.floors = Floors(LANES)
-        self.waiting = True
-        self.chosen: list[MessageId] = []
-
-    def room(self) -> int:
-        """How many more messages the subscription could take."""
-        return self.subscription.credit - len(self.subscription.held) - len(self.chosen)
-
-    def look_at(self, message_id: MessageId, lane: int, persistent: bool, headers: bytes) -> None:
-        """Choose the message if the selector matches it."""
-        fields = decode_headers(headers)
-        fields.setdefault("priority", str(lane))
-        fields.setdefault("persistent", "true" if persistent else "false")
-        selector = self.subscription.selector
-        if selector is None or selector.matches(fields):
-            self.chosen.append(message_id)
 
 
 class Queue:
@@ -71,6 +41,7 @@ class Queue:
         unannounced, unannounced_priority: the earliest place, and the highest priority, at which something became ready
             by this process's doing since it told the others.
         lowered: how often that happened.
+        ranks: the priorities of its consumers here and elsewhere.
         paused, exclusive, special, keeps: settings; see the statement `describe`.
         grouped: it holds messages of groups, or did.
         active: this session is the consumer of the exclusive queue.
@@ -86,6 +57,7 @@ class Queue:
         gathered_at: the value of `lowered` when that began.
         ahead: what was claimed beyond the credit of the subscriptions.
         settling: of the messages that waited for one more batch, the share that was acked by then, of late.
+        spare: the last claim found less than there was credit for.
         watched: somebody will look whether it still moves.
     """
 
@@ -112,11 +84,13 @@ class Queue:
         "mean_size",
         "owned",
         "paused",
+        "ranks",
         "recalled",
         "rotation",
         "scans",
         "settling",
         "shares",
+        "spare",
         "special",
         "sticky",
         "subscriptions",
@@ -142,6 +116,7 @@ class Queue:
         self.unannounced = NOTHING
         self.unannounced_priority = LANES[-1]
         self.paused = False
+        self.ranks = Ranks()
         self.exclusive = False
         self.special = False
         self.keeps = False
@@ -160,6 +135,7 @@ class Queue:
         self.asked_at: float | None = None  # when one that is alone was asked to share
         self.watched = False
         self.settling = 1.0
+        self.spare = True
         self.sticky: OrderedDict[str, Subscription] = OrderedDict()
         self.counts = Counts()
 
@@ -209,6 +185,7 @@ class Queue:
         """Others are to be asked anew, before anything is claimed."""
         if not self.owned:
             self.joined = self.alone = False
+        self.ranks.reset()
         self.asked_at = None
 
     def lower(self, message_id: int = 0) -> None:
@@ -218,8 +195,7 @@ class Queue:
         floor = max(message_id - 1, 0)
         self.floors.lower(floor)
         for scan in self.scans:
-            scan.floors.lower(floor)
-            scan.waiting = True
+            scan.lower(floor)
 
     def expect_groups(self) -> None:
         """There may be messages of groups: what is ready behind another one's back is not known by a floor."""
@@ -251,7 +227,8 @@ class Queue:
             place -= 1
         self.subscriptions.insert(place, subscription)
         if subscription.selector is not None:
-            self.scans.append(Scan(subscription))
+            self.scans.append(Scan(subscription, LANES))
+            self.scans.sort(key=lambda scan: -scan.subscription.priority)
         self.waiting = True
 
     def remove(self, subscription: Subscription) -> None:
@@ -260,17 +237,68 @@ class Queue:
         self.scans = [scan for scan in self.scans if scan.subscription is not subscription]
         for group in [group for group, owner in self.sticky.items() if owner is subscription]:
             del self.sticky[group]
+        if self.grouped:  # what others left to it is theirs again
+            self.lower()
+
+    # -- whose turn it is
+
+    def rank(self) -> tuple[int, int]:
+        """The highest priority of its local subscriptions that others have to heed, and the lowest of all."""
+        heeded = [one.priority for one in self.subscriptions if one.selector is None or self.exclusive]
+        return max(heeded, default=NO_RANK), min((one.priority for one in self.subscriptions), default=ANY_RANK)
+
+    def bid(self) -> int | None:
+        """The highest priority for which there is credit here, if the others are to hear of it now."""
+        ranks = self.ranks
+        if self.exclusive or not ranks.heeded:
+            return None
+        free = [one.priority for one in self.subscriptions if one.selector is None and one.credit > len(one.held)]
+        now = max(free, default=NO_RANK)
+        if ranks.said is None:
+            return now
+        if now > ranks.said:
+            return now if self.spare else None
+        return now if now < ranks.said and self.waiting and not self.capacity() else None
+
+    @property
+    def yields(self) -> bool:
+        """Whether it is exclusive, this process's, and a consumer of a higher priority waits for it elsewhere."""
+        return self.exclusive and self.active and self.ranks.outranked(self.rank()[0])
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it is held here, nor about to be."""
+        return not (self.claiming or self.ahead or any(one.held for one in self.subscriptions))
+
+    @property
+    def barred(self) -> bool:
+        """Whether something may wait that there is credit for here, and is left to others of a higher priority."""
+        return self.waiting and self.ranks.bar > NO_RANK and not self.capacity() and bool(self._free(self._served()))
 
     def _served(self) -> Sequence[Subscription]:
-        subscriptions = self.subscriptions[:1] if self.exclusive else self.subscriptions
+        """The subscriptions without a selector that may get something."""
+        subscriptions = self._foremost() if self.exclusive else self.subscriptions
         if self.scans:
             return [subscription for subscription in subscriptions if subscription.selector is None]
         return subscriptions
 
+    def _foremost(self) -> Sequence[Subscription]:
+        """The one of an exclusive queue whose turn it is: when those before it have done what they hold."""
+        if self.yields or any(one.held for one in self.subscriptions[1:]):
+            return ()
+        return self.subscriptions[:1]
+
     def capacity(self) -> int:
-        """How many messages the local subscriptions could take now."""
+        """How many messages the local subscriptions could take now, without passing over others elsewhere."""
+        subscriptions = self._served()
+        if self.ranks.bar > NO_RANK and not self.exclusive:
+            subscriptions = [one for one in subscriptions if one.priority >= self.ranks.bar]
+        return self._free(subscriptions)
+
+    @staticmethod
+    def _free(subscriptions: Sequence[Subscription]) -> int:
         total = 0
-        for subscription in self._served():
+        for subscription in subscriptions:
             free = subscription.credit - len(subscription.held)
             if free > 0:
                 total += free
@@ -295,7 +323,7 @@ class Queue:
             return ahead.merged(deliveries)
         keep = keep and self.reads_ahead
         now = time.monotonic()
-        room = self.capacity()
+        room = self._free(self._served())  # what is claimed is claimed, whoever has credit elsewhere meanwhile
         if keep and not ahead and now - ahead.moved < QUICK:
             ahead.grow(room)
         whole = ahead.merged(deliveries)
@@ -313,8 +341,10 @@ class Queue:
     def distribute(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Hand messages to the subscriptions, each within its credit: to those of the highest priority in turn, then
         to the next; a group's to who had its last one. Returns what nobody could take."""
+        if self.scans:
+            deliveries = self._to_selectors(deliveries)
         subscriptions = self._served()
-        if len(subscriptions) == 1:
+        if len(subscriptions) == 1 and not self.grouped:
             only = subscriptions[0]
             free = only.credit - len(only.held)
             self.rotation = 1  # who comes next gets the next
@@ -340,11 +370,7 @@ class Queue:
                     continue
                 free_of[index] -= 1
             shares[index].append(delivery)
-            if delivery.group is not None:
-                if GROUP_ENDS in b"\n" + delivery.headers:
-                    self.sticky.pop(delivery.group, None)
-                else:
-                    self._remember(delivery.group, subscriptions[index])
+            self._remember(delivery, subscriptions[index])
         self.rotation = place
         for subscription, share in zip(list(subscriptions), shares, strict=True):
             self._hand(subscription, share)
@@ -353,9 +379,62 @@ class Queue:
     def hand_chosen(self, scan: Scan, deliveries: list[Delivery]) -> list[Delivery]:
         """Hand messages to a subscription with a selector; returns what it cannot take any more."""
         subscription = scan.subscription
-        free = 0 if subscription.closed else subscription.credit - len(subscription.held)
-        self._hand(subscription, deliveries[: max(free, 0)])
-        return deliveries[max(free, 0) :]
+        free = max(0 if subscription.closed else subscription.credit - len(subscription.held), 0)
+        for delivery in deliveries[:free]:
+            self._remember(delivery, subscription)
+        self._hand(subscription, deliveries[:free])
+        return deliveries[free:]
+
+    def look_at(
+        self, scan: Scan, message_id: MessageId, lane: int, persistent: bool, headers: bytes, group: str
+    ) -> None:
+        """Choose a message that may be claimed for that subscription, if its selector matches.
+
+        The one that had the last message of its group goes before, if it has credit and wants it: a consumer with a
+        selector has it chosen for it, to one without it is left."""
+        owner = self.sticky.get(group) if group else None
+        if owner is not None and owner.selector is None and owner.credit > len(owner.held) and owner in self._served():
+            return
+        fields = fields_of(headers, lane, persistent)
+        if owner is not None and owner is not scan.subscription:
+            owning = next((one for one in self.scanning() if one.subscription is owner), None)
+            if owning is not None and owning.room() > 0 and owning.wants(fields):
+                owning.choose(message_id)
+                return
+        if scan.wants(fields):
+            scan.choose(message_id)
+
+    def scanning(self) -> list[Scan]:
+        """The scans of the subscriptions that may get something."""
+        if self.exclusive:
+            foremost = self._foremost() if self.active else ()
+            return [scan for scan in self.scans if scan.subscription in foremost]
+        bar = self.ranks.bar
+        return [scan for scan in self.scans if scan.subscription.priority >= bar] if bar > NO_RANK else self.scans
+
+    def _to_selectors(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Of what was claimed for others, hand to subscriptions with a selector what they want: if they had the last
+        message of its group, or are of a higher priority than all others that have credit. Returns the rest."""
+        best = max((one.priority for one in self._served() if one.credit > len(one.held)), default=None)
+        rest = []
+        for delivery in deliveries:
+            owner = self.sticky.get(delivery.group) if delivery.group is not None else None
+            found = None
+            fields: dict[str, str] = {}
+            for scan in self.scanning():
+                subscription = scan.subscription
+                before = best is not None and subscription.priority > best and not scan.claiming
+                if (before or subscription is owner) and scan.room() > 0:
+                    fields = fields or fields_of(delivery.headers, delivery.priority, delivery.persistent)
+                    if scan.wants(fields):
+                        found = subscription
+                        break
+            if found is None:
+                rest.append(delivery)
+            else:
+                self._remember(delivery, found)
+                self._hand(found, [delivery])
+        return rest
 
     def _bound(
         self, deliveries: list[Delivery], subscriptions: Sequence[Subscription], free_of: list[int]
@@ -371,7 +450,13 @@ class Queue:
                     bound[number] = index
         return bound
 
-    def _remember(self, group: str, subscription: Subscription) -> None:
+    def _remember(self, delivery: Delivery, subscription: Subscription) -> None:
+        group = delivery.group
+        if group is None:
+            return
+        if GROUP_ENDS in b"\n" + delivery.headers:
+            self.sticky.pop(group, None)
+            return
         self.sticky[group] = subscription
         self.sticky.move_to_end(group)
         if len(self.sticky) > STICKY_GROUPS:

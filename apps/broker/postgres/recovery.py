@@ -12,6 +12,7 @@ from apps.broker.engine import MessageId, SessionId
 from apps.broker.postgres import packing
 from apps.broker.postgres.batch import Batch
 from apps.broker.postgres.host import Host
+from apps.broker.postgres.names import Ready
 from apps.broker.postgres.operations import Operation
 from apps.broker.postgres.pipeline import (
     ConnectionLost,
@@ -55,7 +56,7 @@ class Found(NamedTuple):
     pipeline: Pipeline
     committed: bool
     strays: list[MessageId]
-    became_ready: Sequence[int]
+    became_ready: Sequence[Ready]
 
 
 async def reconnect(conninfo: str, name: str, host: Host, doubt: Doubt, waiting: Iterable[Operation]) -> Found:
@@ -104,7 +105,8 @@ async def _look(pipeline: Pipeline, name: str, host: Host, doubt: Doubt, waiting
         await host.session_lost(session if doubt.fenced is None else doubt.fenced)
     if pipeline.closed:
         raise ConnectionLost("the connection broke again")
-    return Found(pipeline, committed, strays, packing.unpack_int4_array(crashed.get_value(0, 0)))
+    ready = [Ready(queue) for queue in packing.unpack_int4_array(crashed.get_value(0, 0))]
+    return Found(pipeline, committed, strays, ready)
 
 
 def _strays(host: Host, held: pq.abc.PGresult, operations: Iterable[Operation]) -> list[MessageId]:

@@ -20,7 +20,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
-from apps.broker.postgres.listener import Ready
+from apps.broker.postgres.names import Ready
 from apps.broker.postgres.pipeline import connect, first_line
 from apps.broker.postgres.scheduler import run_due
 from apps.broker.postgres.statistics import StatisticsWriter

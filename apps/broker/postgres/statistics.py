@@ -1,5 +1,6 @@
 """Counting what happens at queues and topics, and writing it down every ten seconds: a row for each that was used."""
 
+import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -52,12 +53,25 @@ class StatisticsWriter:
             if any(values):
                 for name in _NAMES:
                     setattr(counts, name, 0)
-                before = self._waiting.get(destination)
-                if before is not None:
-                    values = [one + other for one, other in zip(before, values, strict=True)]
-                elif len(self._waiting) >= FORGOTTEN_LIMIT:
-                    continue
-                self._waiting[destination] = values
+                self._keep(destination, values)
+
+    def _keep(self, destination: int, values: list[int]) -> None:
+        before = self._waiting.get(destination)
+        if before is not None:
+            values = [one + other for one, other in zip(before, values, strict=True)]
+        elif len(self._waiting) >= FORGOTTEN_LIMIT:
+            return
+        self._waiting[destination] = values
+
+    async def _insert(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        waiting, self._waiting = self._waiting, {}
+        try:
+            columns = zip(*waiting.values(), strict=True)
+            await connection.execute(_WRITE, [list(waiting), *map(list, columns)])
+        except psycopg.Error:
+            for destination, values in waiting.items():
+                self._keep(destination, values)
+            raise
 
     async def write(self, connection: psycopg.AsyncConnection[Any], now: float) -> None:
         """Write if it is time.
@@ -73,9 +87,9 @@ class StatisticsWriter:
         self._written = now
         self.collect()
         if self._waiting:
-            columns = zip(*self._waiting.values(), strict=True)
-            await connection.execute(_WRITE, [list(self._waiting), *map(list, columns)])
-            self._waiting = {}
+            # Who closes cancels this: then it is still known whether these counts were written.
+            await asyncio.shield(self._insert(connection))
+        await connection.execute("SELECT msgweb.fold_tally()")
         await connection.execute("SELECT msgweb.sample_queues()")
         if now - self._rolled >= ROLL_UP:
             self._rolled = now

@@ -424,7 +424,7 @@ class Writer:
         """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
         what comes behind it."""
         claimable = self._host.claimable()
-        return ([], []) if self._backlog.isolating or self._backlog.returning else claimable
+        return ([], [], []) if self._backlog.isolating or self._backlog.returning else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
         """Leave out what concerns messages that an earlier session of ours held: others have them now."""

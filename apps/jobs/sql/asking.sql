@@ -3,10 +3,26 @@
 --   request text (JSON)
 SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
 
+-- name: enqueue_plain
+-- Ask for a job that nothing is special about: see msgweb.enqueue_plain_job. Null where it is not so plain.
+--   $1 id, $2 namespace, $3 task, $4 queue, $5 arguments (JSON), $6 the message's headers, $7 priority, $8 max_attempts,
+--   $9 requested_by, $10 expires (seconds), $11 timeout (seconds), $12 on_death, $13 limits (JSON), $14 batch
+SELECT msgweb.enqueue_plain_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+
 -- name: issue
 -- A new message for a job whose row is locked.
 --   id uuid
 SELECT msgweb.issue_job(%(id)s::uuid)
+
+-- name: in_hands
+-- Whether a worker holds a message of the job, whose row is locked: it may be at work on it, before that is on record.
+--   id uuid, namespace text, queue text
+SELECT msgweb.is_held(%(namespace)s, %(queue)s, convert_to('job-id:' || %(id)s::uuid || E'\n', 'UTF8'))
+
+-- name: revive
+-- What was cancelled because of a job that is tried again waits for it again: see msgweb.revive_followers.
+--   id uuid
+SELECT msgweb.revive_followers(%(id)s::uuid)
 
 -- name: return_permits
 -- A job whose row is locked gives back its places of limits.

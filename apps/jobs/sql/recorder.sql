@@ -8,34 +8,85 @@
 -- Locks: the rows FOR NO KEY UPDATE, in the order of their ids, until the end of the transaction.
 SELECT id, namespace, state, attempt, delivery, worker, cancel_requested_at, ticket, held_at IS NOT NULL AS held,
        attempt = 0 AND expires_at <= clock_timestamp() AS late, limits IS NOT NULL AS limited, on_death,
-       reply_to, correlation_id, wants_progress
+       reply_to, correlation_id, wants_progress, failures
 FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+
+-- name: admit_fresh
+-- Which of these jobs may begin though their start is recorded later: it would be taken, decides nothing (no limit, no
+-- expiry, no attempt of a worker that died) and keeps no time.
+--   ids uuid[], deliveries int[], tickets int[]: in order
+-- Returns for each of them its position, from 1.
+-- Locks: the rows FOR NO KEY UPDATE for a moment, skipping those that others hold: whoever changes a job at this moment
+-- from outside is heard first.
+SELECT g.position, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
+    AS g (id, delivery, ticket, position)
+JOIN jobs_job j ON j.id = g.id
+WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
+  AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+  AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+FOR NO KEY UPDATE OF j SKIP LOCKED
+
+-- name: alive
+-- Which sessions live.
+--   sessions int[]
+-- Locks: they live until the end of the transaction.
+SELECT msgweb.living_sessions(%(sessions)s::int[])
 
 -- name: peek
 -- The same without locks, to tell a row that another holds from one that is not there.
 --   ids uuid[]
 SELECT id, state, attempt, delivery, worker FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
 
+-- name: orphans
+-- Jobs whose worker died with them: their task, how many have died in a row, whether that one had been told to stop, and
+-- whether the job had come further under it, so that it counts as the first.
+--   ids uuid[]
+SELECT j.id, j.task, j.deaths, a.stopping_at IS NOT NULL AS stopping,
+       j.on_death <> 'retry' AND EXISTS (SELECT FROM jobs_step s WHERE s.job_id = j.id AND s.attempt = j.attempt) AS further
+FROM jobs_job j LEFT JOIN jobs_attempt a ON a.job_id = j.id AND a.number = j.attempt
+WHERE j.id = ANY (%(ids)s::uuid[])
+
+-- name: count_deaths
+-- Of the worker that had begun an attempt which is still open.
+--   ids uuid[], deaths int[], errors text[] (JSON or null)
+WITH given AS (
+    SELECT id, deaths, error::jsonb AS error
+    FROM unnest(%(ids)s::uuid[], %(deaths)s::int[], %(errors)s::text[]) AS g (id, deaths, error)
+), told AS (
+    UPDATE jobs_attempt a SET error = g.error FROM given g WHERE a.job_id = g.id AND a.ended_at IS NULL
+)
+UPDATE jobs_job j SET deaths = g.deaths FROM given g WHERE j.id = g.id
+
+-- name: stopping
+-- The worker of attempts was told to stop: if it is killed now, that is no death of theirs.
+--   ids uuid[], attempts int[]
+UPDATE jobs_attempt a SET stopping_at = clock_timestamp()
+FROM unnest(%(ids)s::uuid[], %(attempts)s::int[]) AS g (id, attempt) WHERE a.job_id = g.id AND a.number = g.attempt
+
 -- name: start
 -- A worker begins an attempt. An attempt that is still open belonged to a worker that died: it was interrupted, and of a
 -- job that is to begin anew then, finished steps are forgotten.
---   ids uuid[], deliveries int[], worker bigint, host text, pid int
+--   ids uuid[], deliveries int[], again uuid[] (those that have been begun before), worker bigint, host text, pid int
+-- Attempts are found by the primary key of each, whatever the planner thinks of the table's size.
 WITH given AS (
     SELECT * FROM unnest(%(ids)s::uuid[], %(deliveries)s::int[]) AS g (id, delivery)
 ), interrupted AS (
     UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = 'interrupted'
-    FROM given g WHERE a.job_id = g.id AND a.ended_at IS NULL
+    WHERE a.id = ANY (ARRAY(
+        SELECT open.id FROM unnest(%(again)s::uuid[]) AS g (id) CROSS JOIN LATERAL (
+            SELECT x.id FROM jobs_attempt x WHERE x.job_id = g.id AND x.ended_at IS NULL OFFSET 0) AS open))
     RETURNING a.job_id
 ), started AS (
     UPDATE jobs_job j
     SET state = 'running', attempt = j.attempt + 1, delivery = g.delivery, worker = %(worker)s,
         started_at = coalesce(j.started_at, statement_timestamp()), limits = j.limits - 'reserved'
     FROM given g WHERE j.id = g.id
-    RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments, j.failures, j.timeout, j.on_death, j.error
+    RETURNING j.id, j.attempt, j.task, j.namespace, j.arguments, j.failures, j.timeout, j.on_death, j.error, j.deaths
 ), forgotten AS (
     DELETE FROM jobs_step p USING started s
     WHERE p.job_id = s.id AND s.on_death = 'retry'
-      AND (s.error->>'code' = 'slot_died' OR s.id IN (SELECT job_id FROM interrupted))
+      AND (s.error->>'code' IN ('slot_died', 'worker_died') OR s.id IN (SELECT job_id FROM interrupted))
 ), opened AS (
     INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, outcome)
     SELECT id, attempt, %(worker)s, %(host)s, %(pid)s, statement_timestamp(), '' FROM started
@@ -43,7 +94,8 @@ WITH given AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT s.id, clock_timestamp(), 'state', jsonb_build_object('state', 'running', 'attempt', s.attempt)
         || CASE WHEN i.job_id IS NULL THEN '{}' ELSE
-            jsonb_build_object('text', 'taken up again: attempt ' || s.attempt - 1 || ' was interrupted') END
+            jsonb_build_object('text', 'taken up again: attempt ' || s.attempt - 1 || ' was interrupted'
+                || CASE WHEN s.deaths > 0 THEN ' (deaths of its workers: ' || s.deaths || ')' ELSE '' END) END
     FROM started s LEFT JOIN interrupted i ON i.job_id = s.id
 )
 SELECT id, attempt, task, namespace, arguments::text, failures, timeout FROM started
@@ -67,11 +119,13 @@ SET updated_at = excluded.updated_at, done = excluded.done, total = excluded.tot
 -- Attempts end, and with them, mostly, their jobs. `follow` comes after it. Decides the state that follows:
 --   succeeded, cancelled, expired  final
 --   failed                  cancelled where that was asked for; else waiting while the task may fail again; else failed
---   interrupted             cancelled where that was asked for; failed where a worker's death is to end the job; else
---                           ready; counts as no failure
+--   interrupted             cancelled where that was asked for; failed where a worker's death is to end the job; with an
+--                           error (its worker died again), waiting if `again`, else failed; else ready. No failure
+--   unbegun                 cancelled where that was asked for; else ready: it was begun on paper only
 --   ids uuid[], outcomes text[], results text[] (JSON or null), errors text[] (JSON or null),
 --   again bool[] (whether a failure may be retried), notes text[] (or null; for the state event),
---   pauses float8[] (seconds until the next attempt; null: doubling from 1 to 60)
+--   pauses float8[] (seconds until the next attempt; null: doubling from 1 to 60). The first death of
+--   the job's process is followed at once.
 WITH given AS (
     SELECT id, outcome, result::jsonb AS result, error::jsonb AS error, again, note, pause
     FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
@@ -81,7 +135,8 @@ WITH given AS (
         WHEN g.outcome IN ('succeeded', 'cancelled', 'expired') THEN g.outcome
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
         WHEN g.outcome = 'interrupted' AND j.on_death = 'fail' THEN 'failed'
-        WHEN g.outcome = 'interrupted' THEN 'ready'
+        WHEN g.outcome = 'interrupted' AND g.error IS NOT NULL THEN CASE WHEN g.again THEN 'waiting' ELSE 'failed' END
+        WHEN g.outcome IN ('interrupted', 'unbegun') THEN 'ready'
         WHEN g.error->>'code' = 'slot_died' AND j.on_death = 'fail' THEN 'failed'
         WHEN g.again AND j.failures + 1 < j.max_attempts THEN 'waiting'
         ELSE 'failed' END AS state
@@ -90,14 +145,19 @@ WITH given AS (
     SELECT *, CASE
         WHEN state = 'cancelled' THEN '{"code": "cancelled", "message": "the job was cancelled"}'
         WHEN state = 'expired' THEN '{"code": "expired", "message": "the job was not begun in time"}'
+        WHEN outcome = 'interrupted' AND error IS NOT NULL THEN error
         WHEN outcome = 'interrupted' AND state = 'failed' THEN
             '{"code": "worker_died", "message": "its worker ended in the midst of it, and it is not begun again"}'
-        WHEN outcome = 'interrupted' THEN earlier
+        WHEN outcome IN ('interrupted', 'unbegun') THEN earlier
         ELSE error END AS job_error
     FROM decided
 ), closed AS (
-    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), outcome = d.outcome, error = d.error
-    FROM decided d WHERE a.job_id = d.id AND a.ended_at IS NULL
+    UPDATE jobs_attempt a SET ended_at = clock_timestamp(), error = o.error,
+        outcome = CASE o.outcome WHEN 'unbegun' THEN 'interrupted' ELSE o.outcome END
+    FROM (SELECT d.outcome, d.error, open.place FROM decided d CROSS JOIN LATERAL (
+        SELECT x.ctid AS place FROM jobs_attempt x
+        WHERE x.job_id = d.id AND x.number = d.attempt AND x.ended_at IS NULL OFFSET 0) AS open) AS o
+    WHERE a.ctid = o.place
 ), noted AS (
     INSERT INTO jobs_event (job_id, at, kind, data)
     SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
@@ -108,10 +168,43 @@ UPDATE jobs_job j
 SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error = d.job_error,
     failures = j.failures + (d.outcome = 'failed')::int,
     finished_at = CASE WHEN d.state NOT IN ('waiting', 'ready') THEN clock_timestamp() END,
-    run_at = CASE WHEN d.state = 'waiting' THEN clock_timestamp() + make_interval(secs =>
-        coalesce(d.pause, least(60, 2.0 ^ least(j.failures, 10)) * (0.8 + 0.4 * random()))) ELSE j.run_at END
+    run_at = CASE WHEN d.state = 'waiting' THEN clock_timestamp() + make_interval(secs => CASE
+        WHEN d.error->>'code' = 'slot_died' AND NOT EXISTS (
+            SELECT FROM jobs_attempt a WHERE a.job_id = j.id AND a.number < j.attempt AND a.error->>'code' = 'slot_died')
+        THEN 0
+        ELSE coalesce(d.pause, least(60, 2.0 ^ least(j.failures, 10)) * (0.8 + 0.4 * random())) END) ELSE j.run_at END
 FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
+
+-- name: complete
+-- Attempts that succeeded before their start was written: start and end as one change of the row. `follow` comes after it.
+--   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results jsonb (a list),
+--   host text, pid int
+-- Returns those of them that somebody wants a reply of, as `finish`.
+WITH given AS (
+    SELECT *, clock_timestamp() AS ended FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]),
+        unnest(%(workers)s::bigint[]), unnest(%(seconds)s::float8[]), jsonb_array_elements(%(results)s::jsonb))
+        AS g (id, delivery, worker, seconds, result)
+), done AS (
+    UPDATE jobs_job j
+    SET state = 'succeeded', attempt = j.attempt + 1, delivery = g.delivery, worker = NULL, blocked_on = NULL,
+        started_at = coalesce(j.started_at, g.ended - make_interval(secs => g.seconds)), finished_at = g.ended,
+        result = g.result, error = NULL
+    FROM given g WHERE j.id = g.id
+    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended,
+        j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result
+), closed AS (
+    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome)
+    SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded' FROM done
+), noted AS (
+    INSERT INTO jobs_event (job_id, at, kind, data)
+    SELECT d.id, CASE WHEN e.ends THEN d.ended ELSE d.began END, 'state', CASE WHEN e.ends
+        THEN jsonb_build_object('state', 'succeeded', 'attempt', d.attempt)
+        ELSE jsonb_build_object('state', 'running', 'attempt', d.attempt) END
+    FROM done d CROSS JOIN (VALUES (false), (true)) AS e (ends) ORDER BY e.ends
+)
+SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, NULL::text AS error
+FROM done WHERE reply_to <> ''
 
 -- name: follow
 -- What follows when attempts have ended: the next attempt's message, places of limits, chains, batches.
@@ -127,6 +220,11 @@ SELECT id, verdict FROM msgweb.admit_jobs(%(ids)s::uuid[])
 -- Which of a worker's jobs somebody wants cancelled. Behind the notification, for the one that was lost.
 --   ids uuid[]
 SELECT id FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) AND cancel_requested_at IS NOT NULL
+
+-- name: attempts_of
+-- What became of jobs that a gateway's consumers work on, and whether somebody wants them cancelled.
+--   ids uuid[]
+SELECT id, attempt, worker, state, cancel_requested_at IS NOT NULL FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
 
 -- name: namespaces
 SELECT name FROM accounts_namespace ORDER BY name

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from apps.stomp.gateway.listeners import Listener
 from apps.stomp.gateway.proxied import BadProxyHeader, read_header
-from apps.stomp.gateway.tls import make_context
+from apps.stomp.gateway.tls import make_context, report_failures
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Acceptor:
         self.listener = listener
         self._socket = bound
         self._factory = factory
-        self._context = make_context(listener.tls) if listener.tls is not None else None
+        self._context = self._secured()
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -57,9 +57,9 @@ class Acceptor:
         Raises:
             BadListener: they are no good; the old ones stay in use.
         """
-        if self.listener.tls is None:
+        context = self._secured()
+        if context is None:
             return
-        context = make_context(self.listener.tls)
         self._context = context
         if self._server is not None:
             old, self._server = self._server, await self._serve(context)
@@ -73,6 +73,17 @@ class Acceptor:
             if task is not None:
                 task.cancel()
         self._socket.close()
+
+    def _secured(self) -> ssl.SSLContext | None:
+        """The listener's TLS as its files say now; raises BadListener."""
+        if self.listener.tls is None:
+            return None
+        context = make_context(self.listener.tls)
+        report_failures(context, self._report_handshake)
+        return context
+
+    def _report_handshake(self, reason: str) -> None:
+        logger.info("connection listener=%s reason=%r", self.listener, reason)
 
     async def _serve(self, context: ssl.SSLContext | None) -> asyncio.Server:
         """On a copy of the socket, so that a server can follow another without a gap."""

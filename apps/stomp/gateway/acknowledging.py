@@ -72,6 +72,13 @@ class Acknowledging:
         elif taken:
             for subscription, ids in taken.items():  # more than one only in a run, which has no receipts
                 done = None if receipt is None else self._confirm_ack(receipt)
+                if connection.work is not None:
+                    work = connection.work
+                    ids = work.acked(ids) if refusal is None else work.nacked(ids, refusal, done)
+                    if not ids:
+                        if refusal is None and done is not None:
+                            done(None)
+                        continue
                 if refusal is None:
                     connection.engine.ack(subscription.handle, ids, done)
                 else:
@@ -157,10 +164,11 @@ class Acknowledging:
         effects = [connection.receipts.expect(receipt) for receipt in transaction.receipts]
         if event.receipt is not None:
             effects.append(connection.receipts.expect(event.receipt))
-        if effects:
-            connection.engine.transact(transaction.unit(), partial(_settle_together, effects))
-        else:
-            connection.engine.transact(transaction.unit(), connection.unconfirmed)
+        unit = transaction.unit()
+        if connection.work is not None:
+            connection.work.within(unit)
+        done = partial(_settle_together, effects) if effects else connection.unconfirmed
+        connection.engine.transact(unit, done)
 
     def abort(self, event: Abort) -> None:
         """ABORT."""

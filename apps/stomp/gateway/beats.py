@@ -48,7 +48,7 @@ class Beating:
     def _expect(self, seconds: float) -> None:
         connection = self._connection
         now = connection.loop.time()
-        excused = connection.holds or (connection.listener.patient and connection.held)
+        excused = connection.holds or (connection.listener.patient and connection.at_work)
         if excused and not connection.vanished:
             self.last_read = now  # it is us who do not read, or the client is at work
         due = self.last_read + seconds

@@ -4,10 +4,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from apps.broker.engine import Address, Done, Message, MessageId
+from apps.broker.engine import Address, Delivery, Done, Message, MessageId, Subscription
 from apps.stomp.gateway import wishes
 from apps.stomp.gateway.acknowledging import Acknowledging
 from apps.stomp.gateway.beats import Beating
@@ -16,7 +16,9 @@ from apps.stomp.gateway.entering import Entering
 from apps.stomp.gateway.errors import LoginTimeout, NotSupported, TooMany
 from apps.stomp.gateway.hoards import SMALL
 from apps.stomp.gateway.listeners import Listener
+from apps.stomp.gateway.outside import OutsideWork
 from apps.stomp.gateway.ports import Principal, QueuePort
+from apps.stomp.gateway.preparing import PREPARATION, SelectorReading, prepare
 from apps.stomp.gateway.receipts import Receipts
 from apps.stomp.gateway.receiving import Receiving
 from apps.stomp.gateway.sending import Sending, SendPlan
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SERVER = f"Msgweb/{__version__}"
-WAITING = frozenset({"declaration"})  # holds that keep back what was read already
+WAITING = frozenset({PREPARATION})  # holds that keep back what was read already
 KEEPING = WAITING | {"log-in"}  # the same; here it is the core that keeps it
 
 
@@ -60,6 +62,7 @@ class ClientConnection(Channel):
         unconfirmed: what happens to a failed frame that asked for no receipt.
         name: CONNECTED's `session`; "" before log-in.
         delivered, sent: MESSAGE and SEND frames so far.
+        work: the jobs that the client works on; None: it had none so far.
     """
 
     __slots__ = (
@@ -96,6 +99,7 @@ class ClientConnection(Channel):
         "unconfirmed",
         "version",
         "void",
+        "work",
     )
 
     def __init__(self, gateway: "Gateway", listener: Listener, peer: tuple[str, int] | None = None) -> None:
@@ -134,6 +138,7 @@ class ClientConnection(Channel):
         self.void: dict[MessageId, None] = {}
         self.name = ""
         self.delivered = 0
+        self.work: OutsideWork | None = None
 
     # -- the transport
 
@@ -288,7 +293,7 @@ class ClientConnection(Channel):
                 else:
                     self._handle_other(event)
             except (MsgwebError, StompError) as error:
-                self._refuse(error, event.receipt if not isinstance(event, Connect) else None)
+                self.refuse(error, event.receipt if not isinstance(event, Connect) else None)
             except Exception:  # a fault of ours: this client is told, and nobody else notices
                 logger.exception("a frame of %s could not be handled", self.peer_name)
                 self.end(MsgwebError("the server failed at this frame; its log says why"))
@@ -331,44 +336,16 @@ class ClientConnection(Channel):
         then: Callable[[], None],
         otherwise: Callable[[], None] = lambda: None,
     ) -> None:
-        """See that a queue has these settings, then go on; what the client says meanwhile waits.
-
-        Args:
-            then, otherwise: one of them is called.
+        """See that a queue has these settings, then go on: see `prepare`.
 
         Raises:
             NotSupported: nobody here can.
         """
-        queues = self.queues
-        self.wait_for("declaration")
-        self.start_task(self._declare(queues, queue, settings, receipt, then, otherwise))
-
-    async def _declare(
-        self,
-        queues: QueuePort,
-        queue: Address,
-        settings: Mapping[str, Any],
-        receipt: bytes | None,
-        then: Callable[[], None],
-        otherwise: Callable[[], None],
-    ) -> None:
-        try:
-            await queues.declare(queue.namespace, queue.name, settings)
-            if not (self._ending or self._refused):
-                then()
-        except MsgwebError as error:
-            otherwise()
-            self._refuse(error, receipt)
-        except Exception:  # a fault of ours, see `_handle`
-            logger.exception("a declaration by %s failed", self.peer_name)
-            otherwise()
-            self.end(MsgwebError("the server failed at a declaration; its log says why"))
-        finally:
-            self.release_hold("declaration")
+        prepare(self, self.queues.declare(queue.namespace, queue.name, settings), receipt, then, otherwise)
 
     def _sent_without_receipt(self, error: MsgwebError | None) -> None:
         if error is not None:
-            self._refuse(error, None)
+            self.refuse(error, None)
 
     # -- log-in
 
@@ -401,14 +378,18 @@ class ClientConnection(Channel):
     def _violation(self, event: Violation) -> None:
         error = event.error
         if isinstance(error, NotStomp):
-            self._reason = error.code
-            if error.answer:
-                self.write(error.answer)
-            self._finish()
+            self.stranger(error)
         else:
-            self._refuse(error, event.receipt, fatal=event.fatal)
+            self.refuse(error, event.receipt, fatal=event.fatal)
 
-    def _refuse(self, error: MsgwebError | StompError, receipt: bytes | None, fatal: bool = False) -> None:
+    def stranger(self, error: NotStomp) -> None:
+        """Another protocol is spoken here: say so in its own, and close."""
+        self._reason = error.code
+        if error.answer:
+            self.write(error.answer)
+        self._finish()
+
+    def refuse(self, error: MsgwebError | StompError, receipt: bytes | None, fatal: bool = False) -> None:
         """ERROR, once the frames before it are answered; then the end, except where clients expect to go on.
 
         While the database does not answer, earlier frames may stay without an answer: then it goes out before theirs.
@@ -437,13 +418,13 @@ class ClientConnection(Channel):
 
     def end(self, error: MsgwebError) -> None:
         """Say why, and close."""
-        self._refuse(error, None, fatal=True)
+        self.refuse(error, None, fatal=True)
 
     @property
     def quiet(self) -> bool:
         """Whether nothing is under way that the client would want to finish."""
         return not (
-            self.held
+            self.at_work
             or self.receipts.waiting
             or (self._acknowledging is not None and self._acknowledging.transactions)
             or self.sending.errands
@@ -554,6 +535,11 @@ class ClientConnection(Channel):
         return self._gateway.queues
 
     @property
+    def selectors(self) -> SelectorReading:
+        """For long selectors."""
+        return self._gateway.selectors
+
+    @property
     def principal(self) -> Principal | None:
         """Who it is; None before log-in."""
         return self.entering.principal
@@ -573,6 +559,42 @@ class ClientConnection(Channel):
     def subscriber(self) -> wishes.Subscriber:
         """Who makes durable subscriptions here."""
         return wishes.Subscriber(self.entered.login, self.client_id)
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the client has something that it works on: unacked messages, or jobs, acknowledged or not."""
+        return bool(self.held) or (self.work is not None and self.work.busy)
+
+    @property
+    def said_goodbye(self) -> bool:
+        """Whether the client has left by DISCONNECT."""
+        return self._reason == "disconnected"
+
+    def working(self) -> OutsideWork:
+        """What keeps the jobs that the client works on.
+
+        Raises:
+            NotSupported: this gateway has no jobs.
+        """
+        if self.work is None:
+            jobs = self._gateway.jobs
+            if jobs is None:
+                raise NotSupported("this gateway has no door to jobs")
+            self.work = OutsideWork(self, jobs)
+        return self.work
+
+    def take_jobs(
+        self, subscription: ClientSubscription, handle: Subscription, deliveries: Sequence[Delivery]
+    ) -> Sequence[Delivery]:
+        """See `subscriptions.Outlet`."""
+        if self._gateway.jobs is None:
+            return deliveries
+        return self.working().take(subscription, handle, deliveries)
+
+    def jobs_lost(self, subscription: ClientSubscription) -> None:
+        """See `subscriptions.Outlet`."""
+        if self.work is not None:
+            self.work.lost(subscription)
 
     def taken_away(self, subscription: ClientSubscription) -> list[MessageId]:
         """See `subscriptions.Outlet`."""

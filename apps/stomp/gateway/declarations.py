@@ -41,10 +41,10 @@ def of(headers: Mapping[str, str]) -> dict[str, Any]:
     for name, (setting, factor, offset) in _PLAIN.items():
         if name in headers:
             settings[setting] = _number(name, headers[name]) * factor + offset
+    asked = headers.get("x-overflow", "drop-head")  # RabbitMQ's default
+    if asked not in _OVERFLOW:
+        raise BadHeader(f"x-overflow must be {', '.join(_OVERFLOW)}, not {asked[:40]!r}")
     if "max_length" in settings or "max_bytes" in settings:
-        asked = headers.get("x-overflow", "drop-head")  # RabbitMQ's default
-        if asked not in _OVERFLOW:
-            raise BadHeader(f"x-overflow must be {', '.join(_OVERFLOW)}, not {asked[:40]!r}")
         settings["overflow"] = _OVERFLOW[asked]
     if _EXCHANGE in headers or _ROUTING_KEY in headers:
         exchange, key = headers.get(_EXCHANGE, ""), headers.get(_ROUTING_KEY)

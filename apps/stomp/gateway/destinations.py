@@ -33,6 +33,9 @@ class Job(NamedTuple):
     id: str
 
 
+#: `/job/control`, to be subscribed to: where a connection hears that jobs which it works on are to stop.
+JOB_CONTROL = Job("control")
+
 Target = Address | Temporary | Task | Job
 
 

@@ -20,6 +20,7 @@ class GatewayOptions:
         subscriptions, transactions: open at once on a connection.
         transaction_frames, transaction_bytes: what one transaction may gather before its COMMIT.
         errands: requests for jobs that a connection may have under way before its socket is read no more.
+        cancel_grace: seconds between the word to a client that its job is to stop and the job's being taken from it.
         write_buffer: bytes waiting for a client that does not read, before its topics drop and its auto acks stop.
         receipt_buffer: bytes waiting for such a client, before its socket is read no more: only receipts can pile up so
             far. Well above `write_buffer`, since a client that writes its ACKs while it does not read must be heard.
@@ -37,5 +38,6 @@ class GatewayOptions:
     transaction_frames: int = 50_000
     transaction_bytes: int = 64 * 1024 * 1024
     errands: int = 100
+    cancel_grace: float = 10.0
     write_buffer: int = 1024 * 1024
     receipt_buffer: int = 8 * 1024 * 1024

@@ -1,8 +1,8 @@
 """What the gateway needs of others, besides the Engine."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
@@ -106,9 +106,117 @@ class TaskPort(Protocol):
         """
 
     async def job_event(
-        self, *, namespace: str, job_id: str, body: bytes, headers: dict[str, str], requested_by: str
-    ) -> None:
-        """What a foreign worker says about the job that it works on (`job-event: progress | log | result | error`)."""
+        self,
+        *,
+        namespace: str,
+        job_id: str,
+        body: bytes,
+        headers: dict[str, str],
+        requested_by: str,
+        attempt: int | None = None,
+        ending: str | None = None,
+    ) -> "Heard":
+        """What a foreign worker says about the job that it works on (`job-event: progress | log | result | error |
+        cancelled`).
+
+        Args:
+            attempt: of which it is said; None: as the headers say, else nobody knows.
+            ending: why the speaker was asked to stop, if it was: `cancelled` or `timeout`.
+        """
+
+
+class Heard(Protocol):
+    """What became of a word about a job."""
+
+    @property
+    def counted(self) -> bool:
+        """It was recorded; else it was dropped: the job has ended, or that attempt is not its any more."""
+
+    @property
+    def state(self) -> str:
+        """The job's."""
+
+
+class Offer(NamedTuple):
+    """A job's message that is to be handed out.
+
+    Attributes:
+        deliveries: how often the message was, this time included.
+        ticket: which of the job's messages it is.
+        session: the engine's, under which the message is held.
+        worker: who gets it, for people.
+    """
+
+    job: str
+    namespace: str
+    deliveries: int
+    ticket: int
+    session: int
+    worker: str
+
+
+class Attempt(NamedTuple):
+    """An attempt that has begun.
+
+    Attributes:
+        timeout: seconds that it may take; None: as long as it likes.
+    """
+
+    job: str
+    number: int
+    session: int
+    task: str
+    failures: int
+    timeout: float | None
+
+
+#: Why a job was not begun: its message is `void` (it has ended, or waits, or gets another one); a later delivery is at
+#: work (`stale`); there is no such job here (`unknown`); the database refused (`later`).
+NotBegun = Literal["void", "stale", "unknown", "later"]
+
+
+class End(NamedTuple):
+    """How an attempt ends that its worker does not end itself.
+
+    Attributes:
+        outcome: interrupted, cancelled or failed.
+        error: {"code", "message"} of a failure.
+        again: a failure may be followed by another attempt, `pause` seconds later; None: as the task says.
+        note: why, for people.
+    """
+
+    outcome: Literal["interrupted", "cancelled", "failed"]
+    note: str | None = None
+    error: Mapping[str, str] | None = None
+    again: bool = True
+    pause: float | None = None
+
+
+class AtWork(Protocol):
+    """The jobs that the clients of a gateway work on."""
+
+    def attempts(self) -> list[Attempt]:
+        """All of them."""
+
+    def cancel(self, job: str) -> None:
+        """Somebody wants it cancelled; perhaps it is not one of these."""
+
+    def over(self, attempt: Attempt, state: str) -> None:
+        """It was ended elsewhere."""
+
+
+class WorkPort(Protocol):
+    """Who records the attempts of the jobs that clients work on."""
+
+    def attach(self, at_work: AtWork) -> None:
+        """Whom to tell of what becomes of jobs. Called once, before anything else."""
+
+    def begin(self, offer: Offer, answer: Callable[[Attempt | NotBegun], None]) -> None:
+        """Begin an attempt, if the job may. Answers later, once that is durable; while the database is away, not at
+        all."""
+
+    def end(self, attempt: Attempt, end: End, done: Callable[[str | None], None]) -> None:
+        """Record that an attempt is over. Answers later with the job's state; None: it was over already."""
 
 
 class BrowsedMessage(NamedTuple):

@@ -8,10 +8,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from apps.broker.engine import REPLY_PREFIX, Address, Done
 from apps.broker.headers import decode_headers
 from apps.stomp.gateway import declarations, features, permitted, wishes
-from apps.stomp.gateway.destinations import Job, Target, Task, Temporary, check_subscribable, parse_destination, written
+from apps.stomp.gateway.destinations import (
+    JOB_CONTROL,
+    Job,
+    Target,
+    Task,
+    Temporary,
+    check_subscribable,
+    parse_destination,
+    written,
+)
 from apps.stomp.gateway.errors import TooMany
+from apps.stomp.gateway.preparing import prepare
 from apps.stomp.gateway.subscriptions import ClientSubscription
 from apps.stomp.gateway.wishes import NO_WISH, SubscriptionWish
+from apps.stomp.protocol.encoder import MessageEncoder
 from apps.stomp.protocol.events import AckMode, Subscribe, Unsubscribe
 from msgweb.errors import AccessRefused, BadDestination, MsgwebError, NotFound
 
@@ -75,11 +86,25 @@ class Receiving:
             MsgwebError: it cannot be; the id is free again.
         """
         connection = self._connection
+        selector = wishes.selector_of(event.headers)
+        if connection.selectors.is_long(selector):
+            free = partial(connection.core.drop_subscription, event.id)
+            read = connection.selectors.read(selector, connection)
+            prepare(connection, read, event.receipt, partial(self._subscribe, event), free)
+        else:
+            self._subscribe(event)
+
+    def _subscribe(self, event: Subscribe) -> None:
+        connection = self._connection
         options = connection.options
         try:
-            if len(self.subscriptions) + len(self._browsers) >= options.subscriptions:
+            controls = len(connection.work.controls) if connection.work is not None else 0
+            if len(self.subscriptions) + len(self._browsers) + controls >= options.subscriptions:
                 raise TooMany(f"a connection has at most {options.subscriptions} subscriptions")
             target = parse_destination(connection.namespace, event.destination)
+            if target == JOB_CONTROL:
+                self._listen(event)
+                return
             address = self._readable(target)
             features.check(event.headers, features.SUBSCRIBE)
             if address.kind == "queue":
@@ -102,7 +127,8 @@ class Receiving:
             connection.core.drop_subscription(event.id)
             self._durable.pop(event.id, None)
             raise
-        subscription = self._make(address, event.id, event.ack, shown=event.named or connection.version != "1.0")
+        shown = event.named or connection.version != "1.0"
+        subscription = self._make(address, event.id, event.ack, shown=shown, prefetch=prefetch)
         if type(target) is Temporary:
             self._take_over(self._replies[target], subscription)
         self._granted[event.id] = Grant(subject, granted)
@@ -111,6 +137,19 @@ class Receiving:
             connection.declare(address, settings, event.receipt, go_on, partial(self._give_up, event.id))
         else:
             go_on()
+
+    def _listen(self, event: Subscribe) -> None:
+        """To what becomes of the jobs that the client works on; nobody else's word comes there.
+
+        Raises:
+            NotSupported: this gateway has no jobs.
+        """
+        connection = self._connection
+        work = connection.working()
+        shown = event.id if event.named or connection.version != "1.0" else None
+        encoder = MessageEncoder(connection.version, shown, event.destination, ackable=event.ack != "auto")
+        connection.receipts.settled(event.receipt)
+        work.listen(event.id, encoder)
 
     def _give_up(self, identifier: str) -> None:
         """A subscription that was refused after all."""
@@ -186,6 +225,9 @@ class Receiving:
             self._return(event.id)
             connection.receipts.settled(event.receipt)
             return
+        if connection.work is not None and connection.work.controls.pop(event.id, None) is not None:
+            connection.receipts.settled(event.receipt)
+            return
         subscription = self.subscriptions.get(event.id)
         if subscription is None:
             name = wishes.durable_name(event, "", connection.subscriber, connection.dialect)
@@ -226,9 +268,11 @@ class Receiving:
         Args:
             failed: the client has gone without a word: what it worked on counts as a failed delivery.
         """
+        work, engine = self._connection.work, self._connection.engine
         for subscription in list(self.subscriptions.values()):
             subscription.end()
-            self._connection.engine.unsubscribe(subscription.handle, failed=failed and not subscription.auto)
+            if work is None or not work.close(subscription, leaving=True):
+                engine.unsubscribe(subscription.handle, failed=failed and not subscription.auto)
         self.subscriptions.clear()
         for identifier in list(self._granted):
             self._return(identifier)
@@ -267,10 +311,13 @@ class Receiving:
             self._add(subscription, place.address, connection.options.auto_credit, connection.unconfirmed)
         return written(place.address, connection.dialect)
 
-    def _make(self, address: Address, identifier: str, ack: AckMode, *, shown: bool = True) -> ClientSubscription:
+    def _make(
+        self, address: Address, identifier: str, ack: AckMode, *, shown: bool = True, prefetch: int = 1
+    ) -> ClientSubscription:
         connection = self._connection
+        frames = connection.topic_frames
         return ClientSubscription(
-            connection, connection.engine, connection.topic_frames, address, identifier, ack, shown=shown
+            connection, connection.engine, frames, address, identifier, ack, shown=shown, prefetch=prefetch
         )
 
     def _bound(self, topic: Address, event: Subscribe) -> Address:
@@ -310,7 +357,10 @@ class Receiving:
             case Temporary():
                 return self.temporary(target)
             case Task() | Job():
-                raise BadDestination("jobs are asked for by SEND; there is nothing to receive")
+                raise BadDestination(
+                    "jobs are asked for by SEND; there is nothing to receive. Who works on jobs hears at /job/control"
+                    " when one is to stop"
+                )
         if target.name.startswith(REPLY_PREFIX):
             raise AccessRefused("a reply queue is received from by who made it, as /temp-queue/NAME")
         check_subscribable(target, self._connection.engine.capabilities)
@@ -321,8 +371,10 @@ class Receiving:
         self._return(subscription.id)
         self.autos -= subscription.auto
         subscription.end()
-        self._connection.taken_away(subscription)
-        self._connection.engine.unsubscribe(subscription.handle, done)
+        connection = self._connection
+        connection.taken_away(subscription)
+        if connection.work is None or not connection.work.close(subscription, done):
+            connection.engine.unsubscribe(subscription.handle, done)
 
     def _return(self, identifier: str) -> None:
         """What a subscription was granted is free for others; one that the server made was granted nothing."""

@@ -190,6 +190,8 @@ class Sending:
             if wish is not None:
                 options = wish.now()
                 call = partial(call, delay=options.delay, expires=options.ttl)
+        elif connection.work is not None:
+            call = partial(connection.work.say, door[0], body, headers)
         else:
             call = partial(
                 tasks.job_event,
@@ -199,6 +201,11 @@ class Sending:
                 headers=headers,
                 requested_by=who,
             )
+        self.errand(call, done)
+
+    def errand(self, call: Callable[[], Awaitable[object]], done: Done) -> None:
+        """Do something of jobs, after all that was asked for before."""
+        connection = self._connection
         self.errands.append((call, done))
         if len(self.errands) == 1:
             connection.start_task(self._run_errands())

@@ -14,7 +14,9 @@ from apps.stomp.gateway.errors import ShuttingDown
 from apps.stomp.gateway.figures import Figures
 from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.gateway.listeners import BadListener, Listener
-from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort
+from apps.stomp.gateway.outside import OutsideJobs
+from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort, WorkPort
+from apps.stomp.gateway.preparing import SelectorReading
 from apps.stomp.gateway.status import StatusProtocol
 from apps.stomp.gateway.subscriptions import TopicFrames
 from apps.stomp.gateway.supervision import Supervision
@@ -34,12 +36,15 @@ class Gateway:
         authenticator: checks logins.
         tasks: the door to jobs; without it SEND to `/task/...` is refused.
         queues: declares and browses queues; without it headers that ask for that are refused.
+        work: records the attempts of jobs that clients work on; without it a job's message is one like others.
         linger_seconds: at the end, for clients to read their last frame.
 
     Attributes:
         connections: those that are open.
+        jobs: those that clients work on.
         usages: what the keys of these connections use.
         hoards: what they keep unfinished.
+        selectors: reads the long ones of their subscriptions.
         figures: what it has counted.
         listening: where.
         draining: nothing new is brought to anybody.
@@ -52,17 +57,20 @@ class Gateway:
         tasks: TaskPort | None = None,
         queues: QueuePort | None = None,
         linger_seconds: float = 2.0,
+        work: WorkPort | None = None,
     ) -> None:
         self.engine = engine
         self.authenticator = authenticator
         self.tasks = tasks
         self.queues = queues
+        self.jobs = OutsideJobs(work) if work is not None else None
         self._linger_seconds = linger_seconds
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
         self.hoards = Hoards()
+        self.selectors = SelectorReading()
         self.figures = Figures(self)
         self.supervision = Supervision(self)
         self.traces = Traces(self.supervision.publish)

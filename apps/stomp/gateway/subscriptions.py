@@ -5,6 +5,7 @@ from typing import Protocol
 
 from apps.broker.engine import Address, Delivery, Engine, MessageId, Subscription
 from apps.stomp.gateway.destinations import written
+from apps.stomp.gateway.outside import MARK
 from apps.stomp.gateway.ports import BrowsedMessage
 from apps.stomp.protocol.encoder import MessageEncoder
 from apps.stomp.protocol.events import AckMode
@@ -33,6 +34,14 @@ class Outlet(Protocol):
 
     def confirm_when_written(self, subscription: "ClientSubscription") -> None:
         """Call its `confirm` once what it wrote is no longer in this process's memory, roughly."""
+
+    def take_jobs(
+        self, subscription: "ClientSubscription", handle: Subscription, deliveries: Sequence[Delivery]
+    ) -> Sequence[Delivery]:
+        """Begin those that are jobs; the others are returned. `hand_out_job` follows for each that has begun."""
+
+    def jobs_lost(self, subscription: "ClientSubscription") -> None:
+        """The session was fenced off."""
 
     def taken_away(self, subscription: "ClientSubscription") -> list[MessageId]:
         """The messages of this subscription are no longer held. Returns those of them that transactions would ack."""
@@ -79,6 +88,7 @@ class ClientSubscription:
     Attributes:
         handle: the engine's side of it; set right after the engine made it.
         credit: how many unacked messages it may hold; set then too.
+        prefetch: how many jobs it may have at once where it acknowledges nothing.
         id: by which the client names it.
         cumulative: an ACK covers what was delivered before (`ack:client`).
     """
@@ -97,6 +107,7 @@ class ClientSubscription:
         "cumulative",
         "handle",
         "id",
+        "prefetch",
     )
 
     credit: int
@@ -112,8 +123,10 @@ class ClientSubscription:
         mode: AckMode,
         *,
         shown: bool = True,
+        prefetch: int = 1,
     ) -> None:
         self.id = identifier
+        self.prefetch = prefetch
         self.cumulative = mode == "client"
         self._ackable = mode != "auto"
         self._outlet = outlet
@@ -143,6 +156,16 @@ class ClientSubscription:
                 encoder = self._encoder_for(deliveries[0].address)
             outlet.write_all(self._topic.of(deliveries, self._key, encoder))
             return
+        for delivery in deliveries:
+            if MARK in delivery.headers:
+                deliveries = outlet.take_jobs(self, subscription, deliveries)
+                break
+        if deliveries:
+            self.hand_out(deliveries)
+
+    def hand_out(self, deliveries: Sequence[Delivery]) -> None:
+        """Write a queue's messages."""
+        outlet = self._outlet
         outlet.delivered += len(deliveries)
         encode = self._encoder.encode
         outlet.write_all([encode(b"%d" % d.id, d.headers, d.body, d.deliveries) for d in deliveries])
@@ -155,6 +178,18 @@ class ClientSubscription:
             if not self._unacked:
                 outlet.confirm_when_written(self)
             self._unacked.update(dict.fromkeys(ids))
+
+    def hand_out_job(self, delivery: Delivery, attempt: int) -> None:
+        """Write a job's message, which is not acked for being written."""
+        outlet = self._outlet
+        outlet.delivered += 1
+        headers = delivery.headers + b"job-attempt:%d\n" % attempt
+        name = b"%d" % delivery.id
+        outlet.write_all([self._encoder.encode(name, headers, delivery.body, delivery.deliveries)])
+        if self._ackable:
+            outlet.held[delivery.id] = self
+            if self.cumulative:
+                self._unacked[delivery.id] = None
 
     def show(self, messages: Iterable[BrowsedMessage]) -> None:
         """Write what a browser sees; nobody holds it."""
@@ -182,6 +217,7 @@ class ClientSubscription:
         for message_id in gone:
             del outlet.held[message_id]
         self._unacked.clear()
+        outlet.jobs_lost(self)
         outlet.void.update(dict.fromkeys(gone + outlet.taken_away(self)))
 
     def confirm(self) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
 
 from apps.stomp.gateway.listeners import BadListener, Tls
 
@@ -29,6 +30,28 @@ def make_context(tls: Tls) -> ssl.SSLContext:
             raise BadListener(f"the authorities in {tls.client_ca} cannot be read: {error}") from error
         context.verify_mode = ssl.CERT_REQUIRED if tls.required else ssl.CERT_OPTIONAL
     return context
+
+
+#: OpenSSL's names for what is no TLS at all; STOMP's CONNECT looks to it like that of a proxy.
+_PLAIN = frozenset({"HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "WRONG_VERSION_NUMBER"})
+
+
+def report_failures(context: ssl.SSLContext, report: Callable[[str], None]) -> None:
+    """Have handshakes that fail told, which asyncio keeps to itself: `report` gets `plaintext_on_tls_port`, or
+    `tls_handshake` and OpenSSL's reason, such as `PEER_DID_NOT_RETURN_A_CERTIFICATE`."""
+
+    class Reporting(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            try:
+                super().do_handshake()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise
+            except ssl.SSLError as error:
+                reason = error.reason or str(error)
+                report("plaintext_on_tls_port" if reason in _PLAIN else f"tls_handshake: {reason}")
+                raise
+
+    context.sslobject_class = Reporting
 
 
 def acknowledge_now(transport: asyncio.BaseTransport) -> None:

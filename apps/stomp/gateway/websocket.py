@@ -14,6 +14,8 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from apps.stomp.protocol.errors import NotStomp, TlsHello, WithoutWebSocket
+
 SUBPROTOCOLS = [Subprotocol(f"{version}.stomp") for version in ("v12", "v11", "v10")]
 CLOSING_BYTES = 64 * 1024
 CLOSING_UNREAD = 8 * 1024 * 1024  # bytes that a client leaves unread, and asks for more of (pongs)
@@ -25,6 +27,9 @@ class Inner(Protocol):
 
     def partial_received(self, size: int) -> None:
         """The socket has been read, and so many bytes wait for the rest of their message."""
+
+    def stranger(self, error: NotStomp) -> None:
+        """What comes is no WebSocket; it has its answer, and is to be closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None: ...
 
@@ -58,6 +63,7 @@ class WebSocketProtocol(asyncio.Protocol):
         )
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # set before anything else is called
         self._text: bool | None = None
+        self._untouched = True  # nothing has come
         self._ended = False  # the client has said that it closes
         self._finishing = False  # it has, and the inner protocol is not done with what it said before
 
@@ -68,6 +74,12 @@ class WebSocketProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the WebSocket."""
+        if self._untouched:
+            self._untouched = False
+            if stranger := _stranger(data):
+                self._transport.write(stranger.answer)
+                self._inner.stranger(stranger)
+                return
         self._server.receive_data(data)
         self._answer()
         waiting = len(self._server.reader.buffer)
@@ -206,6 +218,15 @@ class _StreamTransport(asyncio.Transport):
 def _select_subprotocol(_: ServerProtocol, offered: Any) -> Subprotocol | None:
     """The highest version offered. A client that offers none is one that nothing can be told; it may come in."""
     return next((one for one in SUBPROTOCOLS if one in offered), None)
+
+
+def _stranger(data: bytes) -> NotStomp | None:
+    """What the first bytes are, if they are plainly no HTTP."""
+    if data[:1] == b"\x16":
+        return TlsHello("a TLS handshake on a port without TLS")
+    if data.lstrip(b"\r\n").startswith((b"CONNECT\n", b"CONNECT\r\n", b"STOMP\n", b"STOMP\r\n")):
+        return WithoutWebSocket("STOMP without a WebSocket")
+    return None
 
 
 def _is_text(data: bytes) -> bool:

@@ -112,6 +112,11 @@ class SubscriptionWish(NamedTuple):
     browser: bool = False
 
 
+def selector_of(headers: Mapping[str, str]) -> str:
+    """The selector that a SUBSCRIBE names, "" if none."""
+    return headers.get("selector", "").strip()
+
+
 def of_subscribe(headers: Mapping[str, str]) -> SubscriptionWish:
     """What a SUBSCRIBE asks for.
 
@@ -119,12 +124,12 @@ def of_subscribe(headers: Mapping[str, str]) -> SubscriptionWish:
         BadHeader: a flag or number that is none.
         BadSelector: see `apps.broker.selectors`.
     """
-    text = headers.get("selector", "")
+    text = selector_of(headers)
     exclusive = any(
         _flag(headers, name, default=False) for name in ("exclusive", "activemq.exclusive", "x-single-active-consumer")
     )
     return SubscriptionWish(
-        parse(text) if text.strip() else None, _priority(headers), exclusive, _flag(headers, "browser", default=False)
+        parse(text) if text else None, _priority(headers), exclusive, _flag(headers, "browser", default=False)
     )
 
 

@@ -92,6 +92,16 @@ class HttpRequest(NotStomp):
     )
 
 
+class WithoutWebSocket(NotStomp):
+    """STOMP on a port where it is to come within a WebSocket."""
+
+    code = "stomp_on_websocket_port"
+    answer = (
+        b"ERROR\nmessage:this port speaks STOMP over WebSocket\ncode:stomp_on_websocket_port\n"
+        b"content-type:text/plain\n\nThis port speaks STOMP over WebSocket. Plain STOMP is elsewhere.\n\0\n"
+    )
+
+
 class FrameLimitExceeded(RemoteProtocolError):
     """A frame over one of the limits that protect the server."""
 

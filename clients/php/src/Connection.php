@@ -30,6 +30,12 @@ final class Connection
     /** @var \StompFrame[] read while looking for something else */
     private $inbox = [];
 
+    /** The id of the subscription by which the server tells what becomes of jobs. */
+    private const CONTROL = 'job-control';
+
+    /** @var array<string, Told>|null by job; null: nobody listens */
+    private $told;
+
     /** @throws ConnectionFailed|Refused */
     public function __construct(Credentials $credentials, float $deadline)
     {
@@ -117,6 +123,38 @@ final class Connection
         });
     }
 
+    /**
+     * Listen to what becomes of the jobs that this connection works on. Does not wait.
+     *
+     * @throws Lost
+     */
+    public function listenToJobs(): void
+    {
+        if ($this->told === null) {
+            if (!$this->open()->subscribe('/job/control', ['id' => self::CONTROL, 'ack' => 'auto'])) {
+                throw $this->lost();
+            }
+            $this->told = [];
+        }
+    }
+
+    /**
+     * What the server has told about a job so far.
+     *
+     * @throws Lost|Refused
+     */
+    public function told(string $jobId): ?Told
+    {
+        $this->collect();
+        return $this->told[$jobId] ?? null;
+    }
+
+    /** The job is done with. */
+    public function forgetJob(string $jobId): void
+    {
+        unset($this->told[$jobId]);
+    }
+
     /** @throws Lost the message will be delivered again */
     public function ack(string $messageId, string $subscription): void
     {
@@ -153,7 +191,8 @@ final class Connection
             throw self::refusal($error->getMessage(), (string) $error->getDetails());
         }
         if ($frame instanceof \StompFrame) {
-            return $frame;
+            // What is told of a job is for whoever asks: the caller waits on, as after a signal.
+            return $this->isTold($frame) ? null : $frame;
         }
         if (self::begins((string) $stomp->error(), self::HUNG_UP)) {
             throw $this->lost();
@@ -208,11 +247,26 @@ final class Connection
                 throw self::refusal($error->getMessage(), (string) $error->getDetails());
             }
             if ($frame instanceof \StompFrame) {
-                $this->inbox[] = $frame;
+                if (!$this->isTold($frame)) {
+                    $this->inbox[] = $frame;
+                }
             } elseif ((string) $stomp->error() !== '') {
                 throw $this->lost();
             }
         }
+    }
+
+    private function isTold(\StompFrame $frame): bool
+    {
+        if (($frame->headers['subscription'] ?? '') !== self::CONTROL || $this->told === null) {
+            return false;
+        }
+        $this->told[(string) ($frame->headers['job-id'] ?? '')] = new Told(
+            (string) ($frame->headers['job-attempt'] ?? ''),
+            ($frame->headers['job-event'] ?? '') === 'over',
+            (string) ($frame->headers['reason'] ?? 'cancelled')
+        );
+        return true;
     }
 
     private function open(): \Stomp

@@ -5,6 +5,8 @@ declare(strict_types=1);
 namespace Msgweb;
 
 use Msgweb\Exception\BadMessage;
+use Msgweb\Exception\JobCancelled;
+use Msgweb\Exception\MessagingException;
 
 /** A message from a queue or a topic. */
 final class Message
@@ -18,13 +20,24 @@ final class Message
     /** @var callable(string, mixed, array<string, string>, bool): void */
     private $answer;
 
+    /** @var callable(self): ?Told */
+    private $told;
+
+    /** @var bool what ends the job has been said */
+    private $answered = false;
+
+    /** @var bool JobCancelled was thrown once */
+    private $thrown = false;
+
     /**
      * @internal
      * @param array<string, string> $headers
      * @param callable(string, mixed, array<string, string>, bool): void $answer
+     * @param callable(self): ?Told $told
      */
-    public function __construct(string $data, array $headers, callable $answer)
+    public function __construct(string $data, array $headers, callable $answer, callable $told)
     {
+        $this->told = $told;
         $this->data = $data;
         $this->headers = $headers;
         $this->answer = $answer;
@@ -71,15 +84,58 @@ final class Message
         return $this->header('job-id');
     }
 
+    /** Whether it is a job's: then the handler's end is the job's, and it may be cancelled. */
+    public function isJob(): bool
+    {
+        return $this->jobId() !== null && $this->header('reply-to') === '/job/' . $this->jobId();
+    }
+
+    /** Which attempt at the job this is, from 1. */
+    public function attempt(): ?int
+    {
+        return $this->header('job-attempt') === null ? null : (int) $this->header('job-attempt');
+    }
+
+    /**
+     * Why the job is to stop, or null: `cancelled`, `timeout`, `lost` (another worker has it) or `ended`. Looks at what
+     * the server has told so far; costs a system call and does not wait.
+     *
+     * Some seconds after the first two the job is taken away.
+     */
+    public function cancelled(): ?string
+    {
+        $told = $this->isJob() ? ($this->told)($this) : null;
+        return $told === null ? null : $told->reason;
+    }
+
+    /**
+     * Stop here, if the job is to stop. progress() and log() do the same, once.
+     *
+     * @throws JobCancelled let it pass: it tells the server that the work has stopped
+     */
+    public function checkpoint(): void
+    {
+        $reason = $this->cancelled();
+        if ($reason !== null) {
+            $this->thrown = true;
+            throw new JobCancelled("the job is to stop: $reason", $reason);
+        }
+    }
+
     /**
      * Answer the asker; a job ends successfully with this body as its result.
      *
      * @param mixed $body
      * @throws BadMessage the message has no reply-to
+     * @throws JobCancelled it comes too late, and was dropped: the job is not this worker's any more
      */
     public function reply($body): void
     {
         $this->respond('result', $body, true);
+        $told = $this->isJob() ? ($this->told)($this) : null;
+        if ($told !== null && $told->over) {
+            throw new JobCancelled("the result came too late: the job is not this worker's any more", $told->reason);
+        }
     }
 
     /**
@@ -93,12 +149,43 @@ final class Message
     }
 
     /**
+     * @internal
+     * @param \Throwable|null $error what the handler threw
+     * @return bool whether the message is dealt with; else it goes back to the queue
+     */
+    public function finish(?\Throwable $error): bool
+    {
+        if (!$this->isJob()) {
+            return $error === null;
+        }
+        if ($this->answered) {
+            return true;
+        }
+        if ($error === null) {
+            $this->respond('result', null, true);
+        } elseif ($error instanceof JobCancelled) {
+            if (in_array($error->errorCode(), ['cancelled', 'timeout'], true)) { // else there is nothing to end
+                $this->respond('cancelled', ['reason' => $error->errorCode()], true);
+            }
+        } else {
+            $told = ['message' => get_class($error) . ': ' . $error->getMessage(), 'traceback' => (string) $error];
+            if ($error instanceof MessagingException) {
+                $told['code'] = $error->errorCode();
+            }
+            $this->respond('error', $told, true);
+        }
+        return true;
+    }
+
+    /**
      * Tell how far the work is. Best effort.
      *
      * @throws BadMessage the message has no reply-to
+     * @throws JobCancelled as checkpoint(), once: whoever clears up may still speak
      */
     public function progress(int $done, int $total, string $text = ''): void
     {
+        $this->checkpointOnce();
         $this->respond('progress', ['done' => $done, 'total' => $total, 'text' => $text], false);
     }
 
@@ -106,10 +193,19 @@ final class Message
      * Add a line to the job's log. Best effort; a plain request's asker does not see it.
      *
      * @throws BadMessage the message has no reply-to
+     * @throws JobCancelled as progress()
      */
     public function log(string $text, string $level = 'info'): void
     {
+        $this->checkpointOnce();
         $this->respond('log', ['level' => $level, 'text' => $text], false);
+    }
+
+    private function checkpointOnce(): void
+    {
+        if (!$this->thrown) {
+            $this->checkpoint();
+        }
     }
 
     /** @param mixed $body */
@@ -120,11 +216,12 @@ final class Message
             throw new BadMessage('the message has no reply-to: nobody waits for an answer');
         }
         $headers = ['job-event' => $event];
-        foreach (['correlation-id', 'job-id'] as $name) {
+        foreach (['correlation-id', 'job-id', 'job-attempt'] as $name) {
             if ($this->header($name) !== null) {
                 $headers[$name] = (string) $this->header($name);
             }
         }
         ($this->answer)($replyTo, $body, $headers, $durable);
+        $this->answered = $this->answered || in_array($event, ['result', 'error', 'cancelled'], true);
     }
 }

@@ -6,6 +6,8 @@ namespace Msgweb;
 
 use Msgweb\Exception\BadMessage;
 use Msgweb\Exception\ConnectionFailed;
+use Msgweb\Exception\JobCancelled;
+use Msgweb\Exception\MessagingException;
 use Msgweb\Exception\OutcomeUnknown;
 use Msgweb\Exception\Refused;
 use Msgweb\Exception\ReplyTimeout;
@@ -230,7 +232,8 @@ final class Messaging
      * Listen to a queue or a topic; run() calls the handler with each message.
      *
      * When this returns, the subscription stands. A queue's message is acknowledged when the handler returned, and
-     * goes back to the queue when it threw.
+     * goes back to the queue when it threw. A job ends with the handler: it has succeeded when that returned (with
+     * null, where it did not reply), and failed when it threw.
      *
      * @param string $destination a queue, `mails`; a topic is named in full, `/topic/orders.new`
      * @param callable(Message): mixed $handler
@@ -319,18 +322,34 @@ final class Messaging
         $id = (string) $frame->headers['subscription'];
         $message = $this->message($frame);
         $isTopic = self::isTopic($this->consumers[$id]['destination']);
+        $thrown = null;
         try {
-            ($this->consumers[$id]['handler'])($message);
-            $this->consumers[$id]['failures'] = 0;
-            $done = true;
-        } catch (\Throwable $error) {
-            $done = false;
-            error_log("the handler of {$message->destination()} threw on message {$message->id()}: $error");
-            if (!$isTopic) {
-                // Without the pause a message that no one can handle would be thrown and caught as fast as the wire
-                // allows.
-                $this->pause($this->consumers[$id]['failures']++);
+            if ($message->isJob()) {
+                $connection->listenToJobs();
+                $message->checkpoint(); // it may have waited here for long
             }
+            ($this->consumers[$id]['handler'])($message);
+        } catch (Lost $lost) {
+            error_log("the connection was lost before message {$message->id()} was begun: it comes again");
+            return;
+        } catch (\Throwable $error) {
+            $thrown = $error;
+        }
+        if (!$thrown instanceof JobCancelled && $thrown !== null) {
+            error_log("the handler of {$message->destination()} threw on message {$message->id()}: $thrown");
+        }
+        try {
+            $done = $message->finish($thrown);
+        } catch (MessagingException $error) {
+            error_log("how the job {$message->jobId()} ended cannot be told: {$error->getMessage()}");
+            $done = false;
+        }
+        $connection->forgetJob((string) $message->jobId());
+        if ($done) {
+            $this->consumers[$id]['failures'] = 0;
+        } elseif (!$isTopic) {
+            // Without the pause a message that no one can handle would be thrown and caught as fast as the wire allows.
+            $this->pause($this->consumers[$id]['failures']++);
         }
         if ($isTopic) {
             return;
@@ -344,6 +363,7 @@ final class Messaging
 
     private function message(\StompFrame $frame): Message
     {
+        $came = $this->connection;
         return new Message(
             (string) $frame->body,
             $frame->headers,
@@ -359,6 +379,17 @@ final class Messaging
                 } catch (Lost $lost) {
                     // Progress is best effort: the next one tells more than a repeat would.
                 }
+            },
+            function (Message $message) use ($came): ?Told {
+                if ($this->connection !== $came) {
+                    return new Told((string) $message->attempt(), false, 'lost'); // the server gave it to another
+                }
+                try {
+                    $told = $came->told((string) $message->jobId());
+                } catch (Lost | Refused $gone) {
+                    return new Told((string) $message->attempt(), false, 'lost');
+                }
+                return $told !== null && $told->attempt === (string) $message->attempt() ? $told : null;
             }
         );
     }

@@ -1,6 +1,7 @@
 """`manage.py runworker`: one worker."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,10 @@ def _positive(text: str) -> int:
 
 def _names(texts: list[str] | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in texts or [] for name in text.split(",") if name))
+
+
+#: When the supervisor looks for garbage that refers to itself: it makes little, and has thousands of other objects.
+COLLECTED = 20_000, 20, 50
 
 
 class Command(BaseCommand):
@@ -127,6 +132,7 @@ class Command(BaseCommand):
         main = os.getpid()
 
         def supervise(connection: socket.socket) -> int:
+            gc.set_threshold(*COLLECTED)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 again = runner.run(self._supervise(chosen, process, main, connection, reload=options["reload"]))
             return reloading.AGAIN if again else 0

@@ -159,15 +159,23 @@ FROM msgweb.claim_groups($1::int4, $2::int4, $3::int4) AS g;
 
 -- name: browse
 -- For a consumer with a selector: $1 destination, $2 at most so many, $3 priorities, $4 for each of them an id after which
--- to look. Rows in order: id, priority, persistent, headers, place in the order. Locks nothing.
-SELECT found.id, found.priority, found.persistent, found.headers, found.place
+-- to look. Rows in order: id, priority, persistent, headers, place in the order, whether it was sent more than a tenth of a
+-- second ago. Locks nothing.
+SELECT found.id, found.priority, found.persistent, found.headers, found.place, found.settled
 FROM unnest($3::int2[], $4::int8[]) AS lane (priority, floor),
 LATERAL (
-    SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place FROM msgweb.message m
+    SELECT m.id, m.priority, m.persistent, m.headers, coalesce(m.position, m.id) AS place,
+           m.enqueued_at < clock_timestamp() - interval '0.1 s' AS settled FROM msgweb.message m
     WHERE m.destination = $1::int4 AND m.session IS NULL AND m.priority = lane.priority AND coalesce(m.position, m.id) > lane.floor
       AND m.group_key IS NULL AND (m.expires_at IS NULL OR m.expires_at > clock_timestamp())
     ORDER BY coalesce(m.position, m.id) LIMIT $2::int4) AS found
 LIMIT $2::int4;
+
+-- name: browse_groups
+-- The same for a queue that holds messages of groups: $1 destination, $2 at most so many, $3 priorities, $4 floors. Two further
+-- columns: whether it may be claimed (the first of its group, or of none), and its group.
+SELECT b.id, b.priority, b.persistent, b.headers, b.place, b.settled, b.first, b.group_key
+FROM msgweb.browse_groups($1::int4, $2::int4, $3::int2[], $4::int8[]) AS b;
 
 -- name: claim_chosen
 -- $1 ids that were found by `browse`, $2 session. Rows as `claim` has them, without those that others have taken meanwhile.
@@ -181,9 +189,27 @@ taken AS (
               coalesce(m.position, m.id) AS place)
 SELECT id, priority, persistent, deliveries, headers, body, expires, place FROM taken ORDER BY priority DESC, place;
 
+-- name: claim_chosen_groups
+-- The same for a queue that holds messages of groups: $1 destination, $2 ids, $3 session. A further column: the message's group.
+SELECT g.id, g.priority, g.persistent, g.deliveries, g.headers, g.body, false, g.id, g.group_key
+FROM msgweb.claim_chosen_groups($1::int4, $2::int8[], $3::int4) AS g;
+
 -- name: join_queue
--- $1 destination, $2 session, $3 without waiting for one that is alone: `alone`, `shared` or `wait`.
-SELECT msgweb.join_queue($1::int4, $2::int4, $3::bool);
+-- $1 destination, $2 session, $3 without waiting for one that is alone, $4 and $5 the highest and the lowest priority of its
+-- consumers: `alone`, `shared` or `wait`.
+SELECT msgweb.join_queue($1::int4, $2::int4, $3::bool, $4::int4, $5::int4);
+
+-- name: ranks
+-- $1 destination, $2 session: the others that consume it, with the highest and the lowest priority of their consumers.
+SELECT c.session, c.highest, c.lowest FROM msgweb.consumer c WHERE c.destination = $1::int4 AND c.session <> $2::int4;
+
+-- name: set_rank
+-- $1 destination, $2 session, $3 and $4 the highest and the lowest priority of its consumers now.
+SELECT msgweb.set_rank($1::int4, $2::int4, $3::int4, $4::int4);
+
+-- name: bid
+-- $1 destination, $2 session, $3 the highest priority for which it has credit.
+SELECT pg_notify('msgweb_session', 'bid:' || $1::int4 || ':' || $2::int4 || ':' || $3::int4);
 
 -- name: share_queue
 -- $1 destination, $2 session: it is alone no longer.
@@ -191,7 +217,7 @@ SELECT msgweb.share_queue($1::int4, $2::int4);
 
 -- name: part_queues
 -- $1 destinations that the session $2 does not consume any more.
-DELETE FROM msgweb.consumer WHERE destination = ANY ($1::int4[]) AND session = $2::int4;
+SELECT msgweb.part_queues($1::int4[], $2::int4);
 
 -- name: take_exclusive
 -- $1 destination, $2 session: whether the session may consume it.
@@ -213,8 +239,9 @@ DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = true AND
 DELETE FROM msgweb.message WHERE id = ANY ($1::int8[]) AND persistent = false AND coalesce(session, 0) = $2::int4;
 
 -- name: ack_special
--- $1 ids, $2 session: of queues that keep messages, and of groups. The destinations in which something became ready.
-SELECT msgweb.ack_special($1::int8[], $2::int4);
+-- $1 ids, $2 session: of queues that keep messages, and of groups. A row for each destination in which something became
+-- ready: its id, the place of the first.
+SELECT a.destination, a.first FROM msgweb.ack_and_advance($1::int8[], $2::int4) AS a;
 
 -- name: release
 -- $1 ids, $2 session: ready again, in their own place.

@@ -10,7 +10,7 @@ from django.utils.dateparse import parse_datetime
 
 from apps.jobs import control
 from apps.jobs.models import Job
-from apps.jobs.selection import ACTIONS, Selection, apply
+from apps.jobs.selection import ACTIONS, EDIT, Selection, apply
 from msgweb.errors import MsgwebError
 
 BY = "manage.py jobs"
@@ -23,11 +23,11 @@ class Command(BaseCommand):
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("action", choices=["list", *ACTIONS, "edit"])
+        parser.add_argument("action", choices=["list", *ACTIONS, EDIT])
         parser.add_argument("ids", nargs="*", type=uuid.UUID, metavar="ID")
         parser.add_argument("--state", choices=Job.State.values)
         parser.add_argument("--task")
-        parser.add_argument("--queue", help="with edit: the queue to move to")
+        parser.add_argument("--queue")
         parser.add_argument("--namespace")
         parser.add_argument("--batch", type=uuid.UUID)
         parser.add_argument("--error", metavar="CODE", help="whose latest error has this code")
@@ -37,11 +37,13 @@ class Command(BaseCommand):
         parser.add_argument("--all", action="store_true", help="without ids or conditions: yes, all of them")
         parser.add_argument("--limit", type=int, help="no more than so many (list: 20)")
         parser.add_argument("--arguments", metavar="JSON", help="with edit or rerun, of one job: instead of its own")
-        parser.add_argument("--priority", type=int, help="with edit: 0 to 9")
+        parser.add_argument("--priority", type=int, help="with edit: from now on, 0 to 9")
+        parser.add_argument("--to-queue", metavar="QUEUE", help="with edit: move to this queue")
+        parser.add_argument("--run-at", metavar="MOMENT", help="with edit: not before, such as 2026-11-26T12:00:00Z")
 
     def handle(self, *args: Any, action: str, ids: list[uuid.UUID], **options: Any) -> None:
         try:
-            if action == "edit" or options["arguments"] is not None:
+            if options["arguments"] is not None:
                 self._one(action, ids, options)
                 return
             names = ("state", "task", "queue", "namespace", "batch", "error", "held")
@@ -53,7 +55,7 @@ class Command(BaseCommand):
                 return
             if not ids and not given and not options["all"]:
                 raise CommandError("name jobs or conditions; --all if you mean all of them")
-            answer = apply(action, selection, BY, most=options["limit"])
+            answer = apply(action, selection, BY, changes=_changes(options), most=options["limit"])
         except MsgwebError as error:
             raise CommandError(f"{error.code}: {error.message}") from error
         self.stdout.write(f"{action}: {answer.done:,} done, {answer.refused:,} refused")
@@ -63,16 +65,16 @@ class Command(BaseCommand):
             raise CommandError("nothing was done")
 
     def _one(self, action: str, ids: list[uuid.UUID], options: dict[str, Any]) -> None:
-        if len(ids) != 1 or action not in ("edit", "rerun"):
+        if len(ids) != 1 or action not in (EDIT, "rerun"):
             raise CommandError("arguments can be given with edit and rerun, of one job")
         try:
-            arguments = None if options["arguments"] is None else json.loads(options["arguments"])
+            arguments = json.loads(options["arguments"])
         except ValueError as error:
             raise CommandError(f"the arguments are no JSON: {error}") from error
-        if arguments is not None and not isinstance(arguments, dict):
+        if not isinstance(arguments, dict):
             raise CommandError("the arguments are a JSON object")
-        if action == "edit":
-            job = control.edit(ids[0], BY, arguments=arguments, priority=options["priority"], queue=options["queue"])
+        if action == EDIT:
+            job = control.edit(ids[0], BY, _changes(options), arguments=arguments)
         else:
             job = control.rerun(ids[0], BY, arguments=arguments)
         self.stdout.write(f"{job.id} {job.state}")
@@ -82,6 +84,12 @@ class Command(BaseCommand):
             error = f"  {job.error['code']}: {job.error['message'][:60]}" if job.error else ""
             held = " held" if job.held_at else ""
             self.stdout.write(f"{job.id}  {job.created_at:%Y-%m-%d %H:%M:%S}  {job.state}{held:5}  {job.task}{error}")
+
+
+def _changes(options: dict[str, Any]) -> control.Changes | None:
+    run_at = _moment(options["run_at"]) if options["run_at"] else None
+    changes = control.Changes(priority=options["priority"], queue=options["to_queue"], run_at=run_at)
+    return None if changes == control.Changes() else changes
 
 
 def _moment(text: str) -> Any:

@@ -13,10 +13,12 @@ from typing import Any
 
 import uvloop
 from django.conf import settings
+from django.core.checks import Tags
 from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from apps.broker.postgres import PostgresEngine
+from apps.jobs.checks import CHECKED
 from apps.jobs.stomp_port import JobsTaskPort
 from apps.stomp.gateway.acceptors import bind
 from apps.stomp.gateway.access import AccountAuthenticator
@@ -29,6 +31,7 @@ from msgweb.database import conninfo_of
 from msgweb.errors import Unavailable
 from msgweb.home import Listen, parse_listen, stomp_listen
 from msgweb.pidfile import write_pid
+from workers.outside import OutsideDesk
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +48,9 @@ class Command(BaseCommand):
         "Serve STOMP 1.0, 1.1 and 1.2 clients. SIGTERM drains: clients may finish, then the process ends with 0. "
         "SIGHUP reads certificates again."
     )
+
+    #: Those of the environment and of jobs: the rest read every page and form of the web into this process's memory.
+    requires_system_checks = [Tags.security, CHECKED]
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Where to listen and how."""
@@ -153,9 +159,10 @@ async def _serve(
     )
     authenticator = AccountAuthenticator()
     queues = Queues()
+    desk = OutsideDesk(conninfo)
     await engine.start()
     try:
-        gateway = Gateway(engine, authenticator, JobsTaskPort(), queues)
+        gateway = Gateway(engine, authenticator, JobsTaskPort(), queues, work=desk)
         bound = []
         for listener in listeners:
             try:
@@ -192,6 +199,7 @@ async def _serve(
         await gateway.drain(drain)
         await watch.close()
     finally:
+        await desk.close()  # before the engine lets the messages go
         await engine.close()
         authenticator.close()
         queues.close()

@@ -15,7 +15,8 @@ namespace Msgweb\Exception;
  *     ├── Refused            the server's ERROR frame
  *     ├── OutcomeUnknown     sent, but no receipt came: the server may have taken it or not
  *     ├── ReplyTimeout       no reply before the deadline; the work may go on
- *     └── RequestFailed      the reply is an error; errorCode() is the worker's
+ *     ├── RequestFailed      the reply is an error; errorCode() is the worker's
+ *     └── JobCancelled       the job that a handler works on is to stop, or is somebody else's
  */
 class MessagingException extends \RuntimeException
 {

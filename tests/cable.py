@@ -1,0 +1,62 @@
+"""A line to Postgres that can be cut: what is on it stays there, and nobody is told."""
+
+import contextlib
+import socket
+import threading
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.installation import free_ports
+
+
+class Cable:
+    """A TCP port that leads to Postgres's Unix socket, until it is cut: then nothing passes, and nothing says so."""
+
+    def __init__(self, conninfo: str) -> None:
+        parts = conninfo_to_dict(conninfo)
+        host, port = str(parts["host"]), parts.get("port") or 5432
+        (self.port,) = free_ports(1)
+        self.conninfo = make_conninfo(conninfo, host="127.0.0.1", port=self.port, sslmode="disable")
+        self._target = f"{host}/.s.PGSQL.{port}"
+        self._whole = threading.Event()
+        self._whole.set()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._sockets = [self._listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Nothing passes any more, in either direction."""
+        self._whole.clear()
+
+    def mend(self) -> None:
+        """It passes again, what was on its way too."""
+        self._whole.set()
+
+    def close(self) -> None:
+        """Unplug it."""
+        self.mend()
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            far = socket.socket(socket.AF_UNIX)
+            far.connect(self._target)
+            self._sockets += [near, far]
+            for source, sink in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._whole.wait()
+                sink.sendall(data)
+        self._whole.wait()
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_WR)

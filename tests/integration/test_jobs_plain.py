@@ -1,0 +1,183 @@
+"""Most jobs are asked for by the statement for plain ones: in which transaction, and what it leaves to the other."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.db.transaction import TransactionManagementError
+from django.test.utils import CaptureQueriesContext
+
+from apps.accounts.models import Namespace
+from apps.broker import queue_settings
+from apps.broker.errors import QueueFull
+from apps.jobs import direct
+from apps.jobs.asking import Ask
+from apps.jobs.models import Job
+from apps.jobs.submit import submit
+from msgweb.errors import BadArguments, NotFound
+from tests import sample_tasks
+from tests.recording import messages
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def namespace(transactional_db: None) -> str:
+    """With a queue, as all but the first job find one."""
+    name = Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT msgweb.destination_id(%s, 'queue', 'samples')", [name])
+    return name
+
+
+@pytest.fixture
+def special(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests that were not plain."""
+    from apps.jobs import submit as module
+
+    seen: list[str] = []
+    ask = module._special_row
+
+    def watched(request: Any) -> Any:
+        seen.append(request["task"])
+        return ask(request)
+
+    monkeypatch.setattr(module, "_special_row", watched)
+    return seen
+
+
+@pytest.fixture
+def manual() -> Iterator[None]:
+    """Autocommit is off, as `ATOMIC_REQUESTS` and `set_autocommit` have it."""
+    transaction.set_autocommit(False)
+    yield
+    transaction.rollback()
+    transaction.set_autocommit(True)
+
+
+def columns(job: Job) -> dict[str, Any]:
+    return {name: value for name, value in vars(job).items() if not name.startswith("_")}
+
+
+def seen_by_others(conninfo: str) -> int:
+    with psycopg.connect(conninfo) as other:
+        row = other.execute("SELECT count(*) FROM jobs_job").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize("name", ["add", "two_at_a_time", "paced", "expires"])
+def test_a_plain_job_is_as_the_other_statement_makes_it(namespace: str, special: list[str], name: str) -> None:
+    task = getattr(sample_tasks, name)
+    arguments = {"add": {"a": 1}, "two_at_a_time": {"customer": 3}}.get(name, {})
+    plain = task.enqueue(namespace=namespace, ask=Ask(priority=7, requested_by="the test"), **arguments)
+    assert special == []
+    other = task.enqueue(
+        namespace=namespace, ask=Ask(priority=7, requested_by="the test", correlation_id="1"), **arguments
+    )
+    assert special == [task.name]
+    stored = []
+    for job in (plain, other):
+        job = Job.objects.get(id=job.id)
+        own = {"_state", "id", "created_at", "expires_at", "correlation_id"}
+        row = {column: value for column, value in vars(job).items() if column not in own}
+        expires = None if job.expires_at is None else job.expires_at - job.created_at
+        states = [(event.kind, event.data) for event in job.events.all()]
+        stored.append((row, expires, states, [event.at == job.created_at for event in job.events.all()]))
+    assert stored[0] == stored[1]
+    (one, first, _), (two, second, _) = messages(namespace, "samples")
+    assert {**one, "job-id": str(other.id), "reply-to": f"/job/{other.id}"} == two
+    assert json.loads(first) == json.loads(second)
+    assert columns(plain) == columns(Job.objects.get(id=plain.id))
+
+
+def test_it_is_part_of_the_transaction_even_as_its_first_statement(namespace: str, conninfo: str) -> None:
+    with transaction.atomic():
+        sample_tasks.add.enqueue(namespace=namespace, a=1)
+        sample_tasks.add.enqueue(namespace=namespace, a=2)
+        assert Job.objects.count() == 2
+        assert seen_by_others(conninfo) == 0
+        transaction.set_rollback(True)
+    assert seen_by_others(conninfo) == 0
+    with transaction.atomic():
+        sample_tasks.add.enqueue(namespace=namespace, a=3)
+        with transaction.atomic():
+            sample_tasks.add.enqueue(namespace=namespace, a=4)
+            transaction.set_rollback(True)
+    assert [job.arguments for job in Job.objects.all()] == [{"a": 3}]
+
+
+@pytest.mark.usefixtures("manual")
+def test_without_autocommit_it_waits_for_the_commit(namespace: str, conninfo: str) -> None:
+    transaction.commit()
+    for a in range(2):
+        sample_tasks.add.enqueue(namespace=namespace, a=a)
+    assert seen_by_others(conninfo) == 0
+    transaction.commit()
+    assert seen_by_others(conninfo) == 2
+
+
+def test_who_counts_statements_sees_it(namespace: str) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        sample_tasks.add.enqueue(namespace=namespace, a=1)
+    assert len(queries) == 1
+    assert "enqueue_plain_job" in queries[0]["sql"]
+    seen = []
+
+    def wrapper(execute: Any, sql: str, *rest: Any) -> Any:
+        seen.append(sql)
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(wrapper):
+        sample_tasks.add.enqueue(namespace=namespace, a=2)
+    assert len(seen) == 1
+
+
+def test_a_broken_transaction_takes_none(namespace: str) -> None:
+    with transaction.atomic():
+        transaction.set_rollback(True)
+        with pytest.raises(TransactionManagementError):
+            sample_tasks.add.enqueue(namespace=namespace, a=1)
+
+
+def test_an_error_of_the_database_is_djangos(namespace: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER FUNCTION msgweb.enqueue_plain_job RENAME TO enqueue_plain_job_away")
+    try:
+        with pytest.raises(DatabaseError, match="does not exist"):
+            sample_tasks.add.enqueue(namespace=namespace, a=1)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER FUNCTION msgweb.enqueue_plain_job_away RENAME TO enqueue_plain_job")
+    sample_tasks.add.enqueue(namespace=namespace, a=1)
+    assert Job.objects.count() == 1
+
+
+def test_within_a_pipeline_of_psycopgs_it_goes_through_a_cursor(namespace: str) -> None:
+    connection.ensure_connection()
+    with connection.connection.pipeline():
+        assert not direct._in_place(connection.connection)
+        sample_tasks.add.enqueue(namespace=namespace, a=1)
+    assert Job.objects.count() == 1
+
+
+def test_what_is_not_so_plain_is_left_to_the_other_statement(namespace: str, special: list[str]) -> None:
+    with transaction.atomic():
+        with pytest.raises(NotFound):
+            sample_tasks.add.enqueue(namespace="no.where", a=1)
+        with pytest.raises(BadArguments):
+            submit("no\0where", "samples.add", {"a": 1})
+        sample_tasks.add.enqueue(namespace=namespace, ask=Ask(queue="fresh"), a=1)
+        job = sample_tasks.add.enqueue(namespace=namespace, a=1)
+        again = sample_tasks.add.enqueue(namespace=namespace, ask=Ask(job_id=job.id), a=1)
+        assert again.id == job.id
+    assert len(special) == 4
+    queue_settings.change(namespace, "samples", {"max_length": 1})
+    with pytest.raises(QueueFull), transaction.atomic():
+        sample_tasks.add.enqueue(namespace=namespace, a=1)
+    assert Job.objects.count() == 2
+    assert len(special) == 5

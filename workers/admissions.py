@@ -1,0 +1,85 @@
+"""Admits the attempts at short jobs: their start is recorded later, mostly along with their end.
+
+On a connection of its own, so that a job that may begin waits for no commit. What cannot be admitted so is for the
+ledger, which decides and records it.
+"""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from apps.jobs.recorder import Admission, Start
+from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Admissions:
+    """Gathers and asks, a statement at a time. Belongs to one event loop."""
+
+    def __init__(self, conninfo: str, ledger: Ledger) -> None:
+        self._conninfo = make_conninfo(conninfo, **NETWORK)
+        self._ledger = ledger
+        self._waiting: list[tuple[Start, Begun]] = []
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._connection: psycopg.AsyncConnection[tuple[object, ...]] | None = None
+        self._admission: Admission | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to serve, in a task that only an error of ours ends. Connects when there is something to ask."""
+        self._task = asyncio.get_running_loop().create_task(self._serve(), name="admissions")
+        return self._task
+
+    async def close(self) -> None:
+        """End; nothing waits."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        await self._disconnect()
+
+    def begin(self, start: Start, begun: Begun) -> None:
+        """Admit an attempt, or have the ledger record that it begins."""
+        self._waiting.append((start, begun))
+        self._work.set()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._waiting = self._waiting, []
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    if self._admission is None:
+                        await self._connect()
+                    assert self._admission is not None
+                    admitted = await self._admission.admit([start for start, _ in batch])
+            except (psycopg.Error, TimeoutError) as error:
+                # The ledger has a connection of its own, and waits until the database is back.
+                log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
+                admitted = {}
+                await self._disconnect()
+            for place, (start, begun) in enumerate(batch):
+                answer = admitted.get(place)
+                if answer is None:
+                    self._ledger.begin(start, begun)
+                else:
+                    self._ledger.defer(answer.run, start)
+                    begun(answer)
+
+    async def _connect(self) -> None:
+        self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        await self._connection.execute(PLANNING + "; SET synchronous_commit = off")  # a lock is all that it writes
+        self._admission = Admission(self._connection)
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if self._admission is not None:
+            self._admission.close()
+            self._admission = None
+        if connection is not None:
+            with suppress(psycopg.Error):
+                await connection.close()
