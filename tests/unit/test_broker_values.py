@@ -98,7 +98,7 @@ def test_a_batch_that_touched_thousands_of_queues_wakes_others_within_the_limit_
         batch.touched.add(queue)
         queue.note(2**63 - 2)
     woken = []
-    for name, parameters in batch.steps({}, lambda: ([], [])):
+    for name, parameters in batch.steps({}, lambda: ([], [], [])):
         if name == "wake":
             (payload,) = parameters
             assert payload is not None
