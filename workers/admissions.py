@@ -11,18 +11,26 @@ from contextlib import suppress
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.recorder import Admission, Start
+from apps.jobs.admission import Admission
+from apps.jobs.recorder import Run, Start
 from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
 
 log = logging.getLogger(__name__)
+
+BATCH = 400  # jobs: so many ids are a row that fits into a page
+CLOSE_SECONDS = 2.0
 
 
 class Admissions:
     """Gathers and asks, a statement at a time. Belongs to one event loop."""
 
-    def __init__(self, conninfo: str, ledger: Ledger) -> None:
+    def __init__(self, conninfo: str, ledger: Ledger, host: str, pid: int) -> None:
         self._conninfo = make_conninfo(conninfo, **NETWORK)
         self._ledger = ledger
+        self._host = host
+        self._pid = pid
+        self._number = 0  # of the latest batch
+        self._unsettled: dict[tuple[int, int], list[Run]] = {}  # what was admitted, by session and number
         self._waiting: list[tuple[Start, Begun]] = []
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -35,10 +43,14 @@ class Admissions:
         return self._task
 
     async def close(self) -> None:
-        """End; nothing waits."""
+        """End; nothing waits, and the ledger has written what it could."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._admission is not None and (settled := self._settled()):
+            with suppress(psycopg.Error, TimeoutError):  # then they are removed when this session is dead
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self._admission.admit((), 0, settled)
         await self._disconnect()
 
     def begin(self, start: Start, begun: Begun) -> None:
@@ -50,13 +62,19 @@ class Admissions:
         while True:
             await self._work.wait()
             self._work.clear()
-            batch, self._waiting = self._waiting, []
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if self._waiting:
+                self._work.set()
+            settled = self._settled()
+            self._number += 1
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
                     if self._admission is None:
                         await self._connect()
                     assert self._admission is not None
-                    admitted = await self._admission.admit([start for start, _ in batch])
+                    admitted = await self._admission.admit([start for start, _ in batch], self._number, settled)
+                for done in settled:
+                    del self._unsettled[done]
             except (psycopg.Error, TimeoutError) as error:
                 # The ledger has a connection of its own, and waits until the database is back.
                 log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
@@ -68,12 +86,23 @@ class Admissions:
                     self._ledger.begin(start, begun)
                 else:
                     self._ledger.defer(answer.run, start)
+                    self._unsettled.setdefault((start.worker, self._number), []).append(answer.run)
                     begun(answer)
+
+    def _settled(self) -> list[tuple[int, int]]:
+        """The batches of which no start is yet to be recorded. Each run is looked at once, and the last of a batch."""
+        settled = []
+        for key, runs in self._unsettled.items():
+            while runs and not self._ledger.is_deferred(runs[-1]):
+                runs.pop()
+            if not runs:
+                settled.append(key)
+        return settled
 
     async def _connect(self) -> None:
         self._connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        await self._connection.execute(PLANNING + "; SET synchronous_commit = off")  # a lock is all that it writes
-        self._admission = Admission(self._connection)
+        await self._connection.execute(PLANNING)
+        self._admission = Admission(self._connection, self._host, self._pid)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -127,6 +127,10 @@ class Ledger:
         """An attempt was admitted: its start is recorded with the first thing that there is to record of it."""
         self._deferred[run] = start
 
+    def is_deferred(self, run: Run) -> bool:
+        """Whether the start of an attempt is yet to be recorded."""
+        return run in self._deferred
+
     def record(self, run: Run, recorded: Callable[[], None] | None = None) -> None:
         """Write the start of an attempt that was deferred, and call back when it is written, or refused."""
         if run not in self._deferred:

@@ -41,8 +41,9 @@ class Supervisor:
         """
         self._engine = engine
         self._options = options
-        self._ledger = Ledger(conninfo, socket.gethostname(), pid, lambda jobs: self._dispatch.cancel(jobs))
-        self._admissions = Admissions(conninfo, self._ledger)
+        host = socket.gethostname()
+        self._ledger = Ledger(conninfo, host, pid, lambda jobs: self._dispatch.cancel(jobs))
+        self._admissions = Admissions(conninfo, self._ledger, host, pid)
         self._dispatch = Dispatch(engine, self._ledger, self._admissions, options, forks, self._spawn)
         self._control = Control(
             conninfo,
@@ -176,8 +177,8 @@ class Supervisor:
             await asyncio.wait(list(self._tasks))
         await self._control.close()
         await self._upkeep.close()
-        await self._admissions.close()
         written = await self._ledger.close(HAND_BACK_SECONDS if self._hand_back_asked.is_set() else None)
+        await self._admissions.close()
         if not written:
             log.error("the database did not answer: what was left to record is lost with this worker")
         self._dispatch.close()

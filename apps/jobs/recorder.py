@@ -177,37 +177,6 @@ class Written:
     recorded: set[Run] = field(default_factory=set)
 
 
-class Admission:
-    """Admits attempts whose start is recorded later, on a connection of its own in autocommit mode, whose commits need
-    not reach the disk (`synchronous_commit = off`). `close` before that is closed."""
-
-    def __init__(self, connection: AsyncConnection[Row]) -> None:
-        self._statements = Pipelined(connection)
-
-    def close(self) -> None:
-        """The connection is about to be closed."""
-        self._statements.close()
-
-    async def admit(self, starts: Sequence[Start]) -> dict[int, Started]:
-        """Those that may begin, by their place among the given; the others are for `Recorder.write`.
-
-        Raises:
-            psycopg.DatabaseError: nothing was admitted.
-        """
-        parameters = {
-            "ids": uuid_array(start.job for start in starts),
-            "deliveries": number_array(start.delivery for start in starts),
-            "tickets": number_array(start.ticket for start in starts),
-        }
-        (rows,) = await self._statements.run([("admit_fresh", parameters)])
-        admitted = {}
-        for position, attempt, task, namespace, arguments, failures in rows:
-            start = starts[position - 1]
-            run = Run(start.job, attempt + 1, start.worker)
-            admitted[position - 1] = Started(run, task, namespace, arguments, failures, None, deferred=True)
-        return admitted
-
-
 class Recorder:
     """Writes batches on a connection of its own, which is in autocommit mode. `close` before that is closed."""
 
@@ -250,6 +219,7 @@ class Recorder:
         _, locked, *lives = await self._statements.run(looks)
         alive = {row[0] for row in chain.from_iterable(lives)}
         rows = {row[0]: row for row in locked}
+        await self._recover([start.job for start in batch.starts if start.delivery > 1], rows)
         if len(rows) < len(ids):
             peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(i for i in ids if i not in rows))}
         else:
@@ -324,6 +294,12 @@ class Recorder:
             await self._tell_askers(marks, rows, outcomes)
             await self._statements.run(told)
         return written
+
+    async def _recover(self, redelivered: Sequence[UUID], rows: dict[UUID, Row]) -> None:
+        """Of jobs whose message comes again: record what a worker had begun that died before it could."""
+        known = [job for job in redelivered if job in rows and rows[job][2] in STARTABLE_STATES - {"running"}]
+        if known and (recovered := [row[0] for row in await self._rows("recover", ids=uuid_array(known))]):
+            rows.update((row[0], row) for row in await self._rows("lock", ids=uuid_array(recovered)))
 
     def _admissible(
         self,

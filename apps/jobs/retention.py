@@ -75,6 +75,7 @@ class Retention:
             parameters = {"before": now - timedelta(days=min(kept)), "most": JOBS}
             removed += await self._rounds(connection, "prune_batches", parameters, JOBS)
         removed += await self._rounds(connection, "prune_permits", {"beyond": PERMITS, "most": JOBS}, JOBS)
+        removed += await self._rounds(connection, "prune_admissions", {"most": JOBS}, JOBS)
         if (days := self.days.get("logs")) is not None:
             removed += await self._prune_logs(connection, now - timedelta(days=days))
         return removed

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import psycopg
@@ -11,10 +11,11 @@ from django.db import connection
 
 from apps.accounts.models import Namespace
 from apps.jobs import control
+from apps.jobs.admission import Admission
 from apps.jobs.asking import Ask
 from apps.jobs.errors import WrongState
 from apps.jobs.models import Attempt, Event, Job
-from apps.jobs.recorder import Admission, Batch, Finish, Json, LogLine, Run, Start, Started, Written
+from apps.jobs.recorder import Batch, Finish, Json, LogLine, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from tests.recording import Worker
@@ -40,6 +41,7 @@ def session(transactional_db: None) -> Iterator[int]:
         (number,) = cursor.fetchone()
         yield number
         cursor.execute("DELETE FROM msgweb.session WHERE id = %s", [number])
+        cursor.execute("DELETE FROM jobs_admission")
 
 
 @pytest.fixture
@@ -51,11 +53,13 @@ def start_of(job: Job, worker: Worker, delivery: int = 1) -> Start:
     return Start(job.id, delivery, worker.session, job.ticket)
 
 
-def admit(conninfo: str, *starts: Start) -> dict[int, Started]:
+def admit(
+    conninfo: str, *starts: Start, number: int = 1, settled: Sequence[tuple[int, int]] = ()
+) -> dict[int, Started]:
     async def main() -> dict[int, Started]:
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as opened:
-            admission = Admission(opened)
-            admitted = await admission.admit(starts)
+            admission = Admission(opened, "a-host", 42)
+            admitted = await admission.admit(starts, number, settled)
             admission.close()
             return admitted
 
@@ -76,6 +80,27 @@ def finish(worker: Worker, run: Run, start: Start, outcome: str = "succeeded", *
 def states(job: Job) -> list[tuple[str, int]]:
     found = Event.objects.filter(job=job, kind=Event.Kind.STATE).order_by("id")
     return [(event.data["state"], event.data["attempt"]) for event in found]
+
+
+def bury(worker: Worker) -> None:
+    """The worker is taken for dead."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM msgweb.bury_sessions(%s)", [[worker.session]])
+
+
+def traces() -> int:
+    """How many batches workers have begun, for all that is known."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM jobs_admission")
+        (count,) = cursor.fetchone()
+    return count
+
+
+def prune() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT msgweb.prune_admissions(100)")
+        (count,) = cursor.fetchone()
+    return count
 
 
 def hold_message(job: Job, worker: Worker) -> None:
@@ -212,8 +237,7 @@ def test_an_end_written_twice_because_the_first_answer_was_lost_takes_effect_onc
 def test_a_worker_that_was_taken_for_dead_is_refused(conninfo: str, namespace: str, worker: Worker) -> None:
     job = submit(namespace, "samples.nothing", {})
     run, start = admitted(conninfo, job, worker)
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT * FROM msgweb.bury_sessions(%s)", [[worker.session]])
+    bury(worker)
     assert finish(worker, run, start).refused == {run: None}
     job.refresh_from_db()
     assert (job.state, job.attempt) == ("ready", 0)
@@ -279,3 +303,83 @@ def test_a_consumer_that_is_no_worker_has_nothing_in_its_hands(namespace: str, w
     with connection.cursor() as cursor:
         cursor.execute("UPDATE msgweb.session SET kind = 'gateway' WHERE id = %s", [worker.session])
     assert control.cancel(job.id, "the test").state == "cancelled"
+
+
+def test_what_a_dead_worker_had_begun_is_an_attempt_and_its_death_counts(
+    conninfo: str, namespace: str, worker: Worker, session: int
+) -> None:
+    job = submit(namespace, "samples.nothing", {})
+    admitted(conninfo, job, worker)
+    bury(worker)
+    next_one = Worker(conninfo, session + 1000)
+    started = next_one.start(job, delivery=2)
+    assert isinstance(started, Started)
+    assert started.run == Run(job.id, 2, next_one.session)
+    job.refresh_from_db()
+    assert (job.state, job.attempt, job.deaths, job.failures) == ("running", 2, 1, 0)
+    first, second = Attempt.objects.filter(job=job).order_by("number")
+    assert (first.number, first.worker, first.host, first.pid, first.outcome) == (
+        1,
+        session,
+        "a-host",
+        42,
+        "interrupted",
+    )
+    assert first.error is not None
+    assert first.error["code"] == "worker_died"
+    assert (second.number, second.outcome) == (2, "")
+    assert states(job) == [("ready", 0), ("running", 1), ("running", 2)]
+    assert job.started_at == first.started_at
+
+
+def test_what_a_dead_worker_had_recorded_is_not_counted_again(
+    conninfo: str, namespace: str, worker: Worker, session: int
+) -> None:
+    failed, recorded = (submit(namespace, "samples.fail", {}) for _ in range(2))
+    runs = admit(conninfo, start_of(failed, worker), start_of(recorded, worker))
+    finish(worker, runs[0].run, start_of(failed, worker), "failed", error=ERROR, pause=0.0)
+    worker.write(Batch(deferred={runs[1].run: start_of(recorded, worker)}, records=[runs[1].run]))
+    bury(worker)
+    for job in (failed, recorded):
+        job.refresh_from_db()
+        assert Worker(conninfo, session + 1000).run(job, 2, job.ticket).attempt == 2
+
+
+def test_a_worker_that_lives_and_gave_a_job_back_had_not_begun_it(
+    conninfo: str, namespace: str, worker: Worker, session: int
+) -> None:
+    job = submit(namespace, "samples.nothing", {})
+    admitted(conninfo, job, worker)
+    started = Worker(conninfo, session + 1000).start(job, delivery=2)
+    assert isinstance(started, Started)
+    assert started.run.attempt == 1
+
+
+def test_what_is_settled_is_forgotten_unless_the_worker_was_taken_for_dead(
+    conninfo: str, namespace: str, worker: Worker, session: int
+) -> None:
+    one, two = (submit(namespace, "samples.nothing", {}) for _ in range(2))
+    admit(conninfo, start_of(one, worker), number=1)
+    admit(conninfo, start_of(two, worker), number=2, settled=[(session, 1)])
+    assert traces() == 1
+    bury(worker)
+    assert admit(conninfo, number=3, settled=[(session, 2)]) == {}
+    assert traces() == 1
+    assert prune() == 0  # the job has not been begun again
+    Worker(conninfo, session + 1000).start(two, delivery=2)
+    assert prune() == 1
+
+
+def test_a_batch_of_two_sessions_names_each_by_its_own(
+    conninfo: str, namespace: str, worker: Worker, session: int
+) -> None:
+    jobs = [submit(namespace, "samples.nothing", {}) for _ in range(3)]
+    other = Worker(conninfo, session + 1000)
+    starts = [start_of(jobs[0], other), start_of(jobs[1], worker), start_of(jobs[2], other)]
+    found = admit(conninfo, *starts)
+    assert [(found[place].run.job, found[place].run.worker) for place in range(3)] == [
+        (jobs[0].id, other.session),
+        (jobs[1].id, session),
+        (jobs[2].id, other.session),
+    ]
+    assert traces() == 2

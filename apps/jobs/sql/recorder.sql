@@ -13,19 +13,38 @@ FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKI
 
 -- name: admit_fresh
 -- Which of these jobs may begin though their start is recorded later: it would be taken, decides nothing (no limit, no
--- expiry, no attempt of a worker that died) and keeps no time.
---   ids uuid[], deliveries int[], tickets int[]: in order
+-- expiry, no attempt of a worker that died) and keeps no time. One row of `jobs_admission` says which those are.
+--   ids uuid[], deliveries int[], tickets int[]: in order. session int, number bigint, host text, pid int: who asks
 -- Returns for each of them its position, from 1.
 -- Locks: the rows FOR NO KEY UPDATE for a moment, skipping those that others hold: whoever changes a job at this moment
 -- from outside is heard first.
-SELECT g.position, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
-FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
-    AS g (id, delivery, ticket, position)
-JOIN jobs_job j ON j.id = g.id
-WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
-  AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
-  AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
-FOR NO KEY UPDATE OF j SKIP LOCKED
+WITH fresh AS MATERIALIZED (
+    SELECT g.position, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+    FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
+        AS g (id, delivery, ticket, position)
+    JOIN jobs_job j ON j.id = g.id
+    WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
+      AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+      AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+    FOR NO KEY UPDATE OF j SKIP LOCKED
+), traced AS (
+    INSERT INTO jobs_admission (session, number, host, pid, jobs, attempts)
+    SELECT %(session)s, %(number)s, %(host)s, %(pid)s, array_agg(id), array_agg(attempt + 1) FROM fresh HAVING count(*) > 0
+)
+SELECT position, attempt, task, namespace, arguments, failures FROM fresh
+
+-- name: settle_admissions
+-- All of these batches is on record, or was given back. Of a session that is dead they are kept: of its jobs, those that
+-- it could not record any more are yet to be recovered.
+--   sessions int[], numbers bigint[]: in order
+DELETE FROM jobs_admission a
+USING ROWS FROM (unnest(%(sessions)s::int[]), unnest(%(numbers)s::bigint[])) AS g (session, number)
+WHERE a.session = g.session AND a.number = g.number AND EXISTS (SELECT FROM msgweb.session s WHERE s.id = a.session)
+
+-- name: recover
+-- See msgweb.recover_attempts.
+--   ids uuid[]
+SELECT msgweb.recover_attempts(%(ids)s::uuid[])
 
 -- name: alive
 -- Which sessions live.

@@ -17,3 +17,8 @@ SELECT msgweb.prune_batches(%(before)s, %(most)s)
 -- See msgweb.prune_permits.
 --   beyond int, most int
 SELECT msgweb.prune_permits(%(beyond)s, %(most)s)
+
+-- name: prune_admissions
+-- See msgweb.prune_admissions.
+--   most int
+SELECT msgweb.prune_admissions(%(most)s)

@@ -84,11 +84,7 @@ def _audit_job(row: tuple[Any, ...], wrote: list[tuple[str, int]], was_cancelled
         yield f"its attempts ended as {outcomes}"
     if Counter(outcomes or [])["failed"] != failures:
         yield f"{failures} failures are counted"
-    # The first beginning of a short job is on record only after a tenth of a second (docs/adr/0014): a worker that is
-    # killed before leaves no number behind, and the job begins again as attempt 1.
-    unrecorded = name == "quick" and begun[:2] == [1, 1]
-    numbered = Counter(begun[1:] if unrecorded else begun)
-    if any(times > 1 for times in numbered.values()):
+    if any(times > 1 for times in Counter(begun).values()):
         yield f"one attempt was begun twice: {begun}"
     if states[-1] != state or sum(one in ("succeeded", "failed", "cancelled", "expired") for one in states) != 1:
         yield f"its states were {states}"
