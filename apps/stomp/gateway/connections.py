@@ -57,6 +57,7 @@ class ClientConnection(Channel):
     """A connection to a client.
 
     Attributes:
+        principal: who it is; None before log-in.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
@@ -90,6 +91,7 @@ class ClientConnection(Channel):
         "listener",
         "name",
         "namespace",
+        "principal",
         "receipts",
         "sending",
         "sent",
@@ -131,6 +133,7 @@ class ClientConnection(Channel):
         self._hoards = False  # much is kept of what the client has not finished
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
+        self.principal: Principal | None = None
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -176,7 +179,7 @@ class ClientConnection(Channel):
             self._beating.last_read = self.loop.time()
         self._outside = size
         greeting = self.options.limits.greeting
-        if size > greeting and self.entering.principal is None:
+        if size > greeting and self.principal is None:
             self.end(TooMany(f"before log-in a message has at most {greeting} bytes"))
         else:
             self._weigh()
@@ -223,7 +226,12 @@ class ClientConnection(Channel):
 
     def _come_apart(self) -> None:
         """Nothing of it refers to itself any more: its memory is free at once, and warm for the next connection. What
-        waits for the collector is walked by it, and what comes meanwhile gets memory that no cache holds."""
+        waits for the collector is walked by it, and what comes meanwhile gets memory that no cache holds.
+
+        What it is stays: who it was, its names, its engine, and its jobs, which end later than it does and are seen to
+        in its name. The parts go that serve what a client says, since none says anything here any more; whoever asks
+        for one of them all the same is at fault.
+        """
         self.receipts.fall_silent()
         self.unconfirmed = _unheard
         self.held.clear()
@@ -352,6 +360,7 @@ class ClientConnection(Channel):
     def entered_by(self, event: Connect, principal: Principal) -> None:
         """Somebody has come in: CONNECTED, then what was said meanwhile."""
         self.stop_timer("login")
+        self.principal = principal
         self.namespace = principal.namespace
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
@@ -540,15 +549,10 @@ class ClientConnection(Channel):
         return self._gateway.selectors
 
     @property
-    def principal(self) -> Principal | None:
-        """Who it is; None before log-in."""
-        return self.entering.principal
-
-    @property
     def entered(self) -> Principal:
         """Who it is, after log-in."""
-        assert self.entering.principal is not None, "the core lets nothing through before CONNECT"
-        return self.entering.principal
+        assert self.principal is not None, "the core lets nothing through before CONNECT"
+        return self.principal
 
     @property
     def is_over(self) -> bool:
@@ -598,7 +602,7 @@ class ClientConnection(Channel):
 
     def taken_away(self, subscription: ClientSubscription) -> list[MessageId]:
         """See `subscriptions.Outlet`."""
-        return self.acknowledging.drop(subscription)
+        return [] if self._acknowledging is None else self._acknowledging.drop(subscription)
 
     def wait_for(self, reason: str) -> None:
         """Read no more, and handle nothing of what was read already, until `release_hold`."""
