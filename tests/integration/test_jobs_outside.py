@@ -83,6 +83,15 @@ def leave(gateway: Place, worker: Worker) -> None:
     until(lambda: not gateway.gateway.connections, SECONDS, "the connection is gone")
 
 
+def consumers(gateway: Place) -> int:
+    """How many subscriptions the engine has."""
+
+    async def count() -> int:
+        return sum(len(queue.subscriptions) for queue in gateway.engine._consumed.values())
+
+    return gateway.run(count)
+
+
 async def _set(event: asyncio.Event) -> None:
     event.set()
 
@@ -202,6 +211,35 @@ def test_an_attempt_that_begins_when_its_worker_has_gone_is_taken_up_by_another(
     job = ask(gateway)
     offer = offers.get(timeout=SECONDS)
     leave(gateway, worker)
+    monkeypatch.setattr(gateway.desk, "begin", begin)
+
+    async def go_on() -> None:
+        begin(*offer)
+
+    gateway.run(go_on)
+    other = Worker(gateway)
+    again = other.next()
+    assert again["job-id"] == str(job.id)
+    other.say(again, "result", 5)
+    other.ack(again)
+    become(job, state="succeeded", failures=0)
+    left(gateway)
+
+
+def test_when_the_session_is_lost_nothing_is_left_of_a_worker_that_has_gone(
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
+    begin = gateway.desk.begin
+    monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
+    worker = Worker(gateway)
+    job = ask(gateway)
+    offer = offers.get(timeout=SECONDS)
+    leave(gateway, worker)
+    assert consumers(gateway) == 1  # the job's message is held until it is known whether the attempt has begun
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT msgweb.bury_sessions(ARRAY[%s]::integer[])", [gateway.engine.session])
+    until(lambda: consumers(gateway) == 0, SECONDS, "the subscription has ended")
     monkeypatch.setattr(gateway.desk, "begin", begin)
 
     async def go_on() -> None:
