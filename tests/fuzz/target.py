@@ -16,8 +16,8 @@ def check(data: bytes) -> None:
     """The first byte picks the version (or none: the client has yet to connect), the second how the rest is cut.
 
     Raises:
-        AssertionError: the events depend on the cut or on how a frame is decoded, more is kept than the limits allow, or what was read cannot be
-            passed on.
+        AssertionError: the events depend on the cut or on how a frame is decoded, more is kept than the limits allow,
+            or what was read cannot be passed on.
     """
     if len(data) < 2:
         return

@@ -178,8 +178,8 @@ class Channel(asyncio.Protocol):
         the client has not read yet: the ERROR.
 
         Args:
-            silent: the client has said that it sends nothing more, so nothing unread can be there, and the socket is
-                closed as soon as the last frame is written: a shutdown, a read and two turns of the loop less.
+            silent: the client sends nothing more, so nothing unread can be there, and the socket is closed as soon as
+                the last frame is written: a shutdown, a read and two turns of the loop less.
         """
         self.flush()
         self.stop_timers()

@@ -465,8 +465,17 @@ class ClientConnection(Channel):
         self._release()
         self._gateway.hoards.note(self, 0)
         self._stop_beating()
-        # A client that promised beats may have one on its way; who sends none is bound by its DISCONNECT (STOMP 1.2).
-        self.close_gently(silent=self._reason == "disconnected" and not self.core.beats.from_client)
+        self.close_gently(silent=self._says_nothing_more)
+
+    @property
+    def _says_nothing_more(self) -> bool:
+        """Whether a client that has left sends not a byte any more, or loses nothing if it does.
+
+        No frame follows a DISCONNECT (STOMP 1.2, "DISCONNECT"), but a beat may be on its way, where they were promised,
+        or the line end that may follow any frame. It resets the connection, which costs what is still on its way to the
+        client: messages, perhaps. A receipt has gone out by then.
+        """
+        return self.said_goodbye and self._receiving is None and not self.core.beats.from_client
 
     def _release(self, *, failed: bool = False) -> None:
         """Give everything back that the engine holds for this connection, once: nothing is taken after that.
