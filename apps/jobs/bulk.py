@@ -15,9 +15,9 @@ from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
 from msgweb.errors import BadRequest
 
-PORTION = 5_000  # jobs whose rows are in memory at once
+PORTION = 2_000  # jobs whose rows are written together, and beside which as many are in the making
 FIRST = 200  # jobs that are made ready before the database has anything to write
-STEP = 40  # jobs that are made ready while it writes a hundred rows of one of the three tables
+STEP = 20  # jobs that are made ready between two looks at whether it takes more
 _COLUMNS = (
     *(
         "id",
@@ -94,14 +94,12 @@ def enqueue_many(
         sending = Sending(namespace, request["queue"], priority=request["priority"])
         rows.make(first)
 
-        def more() -> None:
-            if len(rows.ids) - written < PORTION:
-                rows.make(islice(remaining, STEP))
+        def more() -> bool:
+            return len(rows.jobs) < PORTION and rows.make(islice(remaining, STEP))
 
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
         while rows.messages:
             jobs, events, messages = rows.take()
-            written = len(rows.ids)
             copy(_JOBS, jobs, more)
             copy(_EVENTS, events, more)
             sending.send(messages, more)
@@ -140,15 +138,15 @@ class _Rows:
         self.jobs, self.events, self.messages = [], [], []
         return taken
 
-    def make(self, arguments: Iterable[Mapping[str, Any]]) -> None:
-        """Make the rows of these jobs.
+    def make(self, arguments: Iterable[Mapping[str, Any]]) -> bool:
+        """Make the rows of these jobs. Says whether there were any.
 
         Raises:
             BadArguments, LimitExceeded: as `enqueue_many`.
         """
         task, shared, checked = self._task, self._shared, self._task.checked
         name, columns = task.name, len(_COLUMNS)
-        moment = self._moment + len(self.ids) - _EPOCH
+        first = moment = self._moment + len(self.ids) - _EPOCH
         limited = task.options.concurrency is not None or task.options.rate is not None
         limits = field(None)
         for one in arguments:
@@ -164,6 +162,7 @@ class _Rows:
             self.messages.append((message_headers(name, str(job_id).encode()), text))
             self.ids.append(job_id)
             moment += 1
+        return moment > first
 
 
 def _shared(request: Mapping[str, Any], moment: int) -> list[bytes | None]:
