@@ -1,10 +1,17 @@
 """Send many messages to one queue from Django code, by COPY, inside the caller's own transaction."""
 
+import select
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import suppress
 from itertools import islice
+from typing import Any
 
 from django.db import connections
+from psycopg.abc import Buffer
+from psycopg.copy import LibpqWriter
+from psycopg.generators import copy_end, copy_to
+from psycopg.waiting import Ready, Wait
 
 from apps.broker import outbox
 from apps.broker.engine import parse_address
@@ -23,7 +30,10 @@ SELECT max_length IS NULL AND max_bytes IS NULL AND message_ttl IS NULL AND expi
 FROM msgweb.destination WHERE id = %s
 """
 _COPY = "COPY msgweb.message_persistent (destination, priority, persistent, headers, body) FROM STDIN (FORMAT binary)"
+BLOCK = 1 << 20  # bytes that libpq takes at once
 _LENGTH = struct.Struct(">i")
+_MASKS = {Wait.R: select.POLLIN, Wait.W: select.POLLOUT, Wait.RW: select.POLLIN | select.POLLOUT}
+_READY = {select.POLLIN: Ready.R, select.POLLOUT: Ready.W, select.POLLIN | select.POLLOUT: Ready.RW}
 
 
 def field(value: bytes | None) -> bytes:
@@ -31,22 +41,69 @@ def field(value: bytes | None) -> bytes:
     return b"\xff\xff\xff\xff" if value is None else _LENGTH.pack(len(value)) + value
 
 
-def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], object], using: str = "default") -> None:
+def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], bool], using: str = "default") -> None:
     """Run a COPY in binary.
 
     Args:
         rows: each with the number of its columns before them.
-        meanwhile: called again and again, when some rows are on their way, while the database writes them.
+        meanwhile: called again and again while the database has yet to take or to write some of them; says whether
+            there is more to do.
 
     Raises:
         django.db.DatabaseError: one of them was refused.
     """
-    with connections[using].cursor() as cursor, cursor.copy(statement) as copying:
-        copying.write(BINARY_HEAD)
-        for at in range(0, len(rows), AT_ONCE):
-            copying.write(b"".join(rows[at : at + AT_ONCE]))
-            meanwhile()
-        copying.write(BINARY_TAIL)
+    with connections[using].cursor() as cursor:
+        writer = _Overlapped(cursor, meanwhile)
+        with cursor.copy(statement, writer=writer) as copying:
+            copying.write(BINARY_HEAD)
+            for at in range(0, len(rows), AT_ONCE):
+                copying.write(b"".join(rows[at : at + AT_ONCE]))
+            copying.write(BINARY_TAIL)
+
+
+class _Overlapped(LibpqWriter):
+    """Has something done while it would wait for the database."""
+
+    def __init__(self, cursor: Any, meanwhile: Callable[[], bool]) -> None:
+        super().__init__(cursor.connection.cursor())
+        self._meanwhile = meanwhile
+
+    def write(self, data: Buffer) -> None:
+        """`psycopg.copy.Writer`."""
+        for at in range(0, len(data), BLOCK):
+            self._drive(copy_to(self._pgconn, data[at : at + BLOCK], flush=True))
+
+    def finish(self, exc: BaseException | None = None) -> None:
+        """`psycopg.copy.Writer`."""
+        if exc is not None:
+            super().finish(exc)
+        else:
+            self._drive(copy_end(self._pgconn, None))
+
+    def _drive(self, steps: Generator[Wait, Ready, Any]) -> None:
+        """What `psycopg.waiting.wait` does; but it waits only when there is nothing else to do.
+
+        An error in what is done meanwhile is raised when the database has been told all: the connection stays usable.
+        """
+        poll, descriptor = select.poll(), self._pgconn.socket
+        failed: BaseException | None = None
+        with suppress(StopIteration):
+            wanted = next(steps)
+            while True:
+                poll.register(descriptor, _MASKS[wanted])
+                more = failed is None
+                while not (found := poll.poll(0 if more else None)):
+                    try:
+                        more = self._meanwhile()
+                    except BaseException as error:  # noqa: BLE001  raised below
+                        failed, more = error, False
+                events = found[0][1]
+                if events & ~select.POLLIN & ~select.POLLOUT:  # broken: libpq says how, when it is asked to go on
+                    wanted = steps.send(Ready.RW)
+                else:
+                    wanted = steps.send(_READY[events])
+        if failed is not None:
+            raise failed
 
 
 class Sending:
@@ -79,7 +136,7 @@ class Sending:
         columns = (_LENGTH.pack(self._target), struct.pack(">h", priority), b"\1")
         self._head = struct.pack(">h", 5) + b"".join(map(field, columns))
 
-    def send(self, messages: Sequence[tuple[bytes, bytes]], meanwhile: Callable[[], object] = lambda: None) -> None:
+    def send(self, messages: Sequence[tuple[bytes, bytes]], meanwhile: Callable[[], bool] = lambda: False) -> None:
         """Send persistent messages, in their order.
 
         Args:
@@ -96,7 +153,6 @@ class Sending:
                 outbox.send(
                     self._namespace, self._queue, body, headers=named, priority=self._priority, using=self._using
                 )
-            meanwhile()
             return
         head, pack = self._head, _LENGTH.pack
         rows = [b"%b%b%b%b%b" % (head, pack(len(h)), h, pack(len(body)), body) for h, body in messages]
