@@ -57,7 +57,6 @@ INSTALLED_APPS = [
     "apps.broker",
     "apps.stomp",
     "apps.jobs",
-    "apps.messaging",
     "apps.api",
     "apps.console",
     "apps.taoshop",
