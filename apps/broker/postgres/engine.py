@@ -23,6 +23,7 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.headers import escape_header
+from apps.broker.horizon import LIMIT_SECONDS, Horizon
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
@@ -50,6 +51,7 @@ class PostgresEngine:
         kind: `gateway`, `worker` or `web`; the console shows it.
         lease_seconds: after how long a silent process counts as dead.
         details: what the console shows of this process, such as its listeners or slots. May be changed later.
+        horizon_seconds: who pins the horizon of transactions for longer is told of (`apps.broker.horizon`).
         process: how the application_name of each of the process's connections ends, its own beside the engine's (they
             begin with `msgweb `): whoever buries the session ends them all. Unique; made up if not given.
     """
@@ -75,6 +77,8 @@ class PostgresEngine:
         }
     )
 
+    _keeper: SessionKeeper
+
     def __init__(
         self,
         conninfo: str,
@@ -82,6 +86,7 @@ class PostgresEngine:
         lease_seconds: float = 15.0,
         details: dict[str, Any] | None = None,
         process: str | None = None,
+        horizon_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._process = process or new_process_name()
         self.details = dict(details or {})
@@ -97,6 +102,7 @@ class PostgresEngine:
         self._conninfo = conninfo
         self._kind = kind
         self._lease = lease_seconds
+        self._horizon_seconds = horizon_seconds
         self._started = False
         self._serving = False
 
@@ -107,22 +113,10 @@ class PostgresEngine:
 
         Raises:
             Unavailable: the database does not answer, or its migrations are missing.
+            PooledDatabase: a pooler lends the sessions of the server out for a transaction each.
         """
         self._loop = asyncio.get_running_loop()
-        self._keeper = SessionKeeper(
-            self._conninfo,
-            self._kind,
-            self._lease,
-            self._process,
-            details=self._details,
-            lanes=self._idle_lanes,
-            found_ready=self._found,
-            renewed=self._renewed,
-            lost=self.session_lost,
-        )
         self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
-        self._keeper.statistics = StatisticsWriter(self._used)
-        self._keeper.settled_batch = lambda: self._writer.settled_batch
         self._listener = Listener(
             self._conninfo,
             f"msgweb {self._kind} listener {self._process}",
@@ -130,7 +124,23 @@ class PostgresEngine:
             ready=self._ready,
             published=self._topics.deliver,
             sessions_changed=self._sessions_changed,
+            hearing_changed=self.tell,
         )
+        self._keeper = SessionKeeper(
+            self._conninfo,
+            self._kind,
+            self._lease,
+            self._process,
+            listener=self._listener,
+            horizon_seconds=self._horizon_seconds,
+            details=self._details,
+            lanes=self._idle_lanes,
+            found_ready=self._found,
+            renewed=self._renewed,
+            lost=self.session_lost,
+        )
+        self._keeper.statistics = StatisticsWriter(self._used)
+        self._keeper.settled_batch = lambda: self._writer.settled_batch
         self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
         try:
             await self._listener.start()
@@ -171,13 +181,23 @@ class PostgresEngine:
 
     @property
     def peers(self) -> bool:
-        """Whether other sessions exist."""
-        return self._keeper.peers
+        """Whether other sessions exist. One that hears nothing learns late of those that come."""
+        return self._keeper.peers or self._listener.deaf
 
     @property
     def healthy(self) -> bool:
         """Whether the database answers."""
         return self._started and self._writer.healthy
+
+    @property
+    def polling(self) -> bool:
+        """Whether what the others do is not heard, so that it polls."""
+        return self._started and self._listener.deaf
+
+    @property
+    def horizon(self) -> Horizon:
+        """Who pins the horizon of transactions, as of some seconds ago."""
+        return self._keeper.horizon if self._started else Horizon()
 
     @property
     def congested(self) -> bool:
@@ -222,7 +242,7 @@ class PostgresEngine:
         self._topics.deliver(message)
         self._writer.publish(message)
         copies = self._copies(message)
-        if copies:
+        if copies or self._listener.deaf:  # then a batch asks whether somebody has bound a queue meanwhile
             operation = Operation(
                 copies,
                 done=done,
@@ -490,8 +510,10 @@ class PostgresEngine:
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
-            if self._listener.deaf and (queue.waiting or queue.ahead):
-                self.handover.lower(queue)  # what was done elsewhere is not known: look at everything
+            if self._listener.deaf:
+                if queue.waiting or queue.ahead:
+                    self.handover.lower(queue)  # what was done elsewhere is not known: look at everything
+                self._share(queue)  # nor whether others ask for it
             if not queue.joined:
                 if queue.waiting and (queue.capacity() or queue.scans):
                     claims.append((queue, 1))
@@ -752,9 +774,13 @@ class PostgresEngine:
         For selectors never from the beginning, where all lies that they do not match; but what they missed is tried
         once more."""
         lanes = []
+        if self._listener.deaf:
+            self._writer.reload()
         for queue in self._consumed.values():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
+            if self._listener.deaf:
+                self._share(queue)
             if not queue.waiting and queue.capacity():
                 lanes += [
                     (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
@@ -775,7 +801,10 @@ class PostgresEngine:
             queue = self._topic_queues.get(address)
             if queue and queue.id:
                 consumers[str(queue.id)] = count
-        return {**self.details, "consumers": consumers, "serving": self._serving}
+        told: dict[str, Any] = {"polling": self._listener.deaf}
+        if alarming := self._keeper.horizon.alarming:
+            told["horizon"] = [one.as_json() for one in alarming]
+        return {**self.details, **told, "consumers": consumers, "serving": self._serving}
 
 
 def new_process_name() -> str:
