@@ -5,22 +5,29 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
 from django.test import Client
 
 from apps.accounts.models import Namespace
 from apps.broker import catalogue
 from apps.broker.engine import Address, Message, Options
 from apps.broker.postgres import PostgresEngine, listener
+from apps.jobs import waiting
+from apps.jobs.control import cancel
 from msgweb.errors import PooledDatabase
+from tests import sample_tasks
 from tests.cable import Muffled
 from tests.conformance.engines import DEADLINE, Recorder, done, send
-from tests.installation import until
+from tests.installation import Installation, until
 from tests.stomp_gateway import RunningGateway
+from tests.working import Jobs, start
 
 pytestmark = pytest.mark.django_db(transaction=True)
 NAMESPACE = "probe.test"
@@ -250,3 +257,54 @@ def test_other_processes_are_not_woken_by_a_probe(conninfo: str, queue: Address)
             assert [said async for said in other.notifies(timeout=0)] == []
 
     asyncio.run(scenario())
+
+
+def test_jobs_are_done_and_cancelled_by_a_worker_that_hears_nothing_and_it_listens_again_later(
+    installation: Installation, tmp_path: Path
+) -> None:
+    cable = Muffled(installation.database)
+    try:
+        installation.env |= {"DATABASE_URL": cable.conninfo, "MSGWEB_TASK_MODULES": "tests.sample_tasks"}
+        jobs = Jobs(installation, tmp_path)
+        start(jobs)
+
+        def polling() -> list[tuple[bool]]:
+            return installation.query("SELECT (details->>'polling')::bool FROM msgweb.session WHERE kind = 'worker'")
+
+        jobs.until(lambda: polling() == [(True,)], "it polls")
+        assert jobs.end(jobs.ask("samples.add", a=1))["result"] == {"sum": 2}
+        held = jobs.hold()
+        jobs.cancel(held)
+        assert jobs.end(held)["state"] == "cancelled"
+        assert installation.log("worker").count("notifications of Postgres do not arrive") == 1
+        cable.muffled = False
+        jobs.until(lambda: polling() == [(False,)], "it listens")
+        assert jobs.end(jobs.ask("samples.add", a=2))["result"] == {"sum": 3}
+        assert installation.stop("worker") == 0
+    finally:
+        cable.close()
+
+
+def test_who_waits_for_a_job_learns_of_its_end_without_being_notified(
+    cable: Muffled, queue: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = sample_tasks.add.enqueue(namespace=NAMESPACE, a=1)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(waiting, "conninfo_of", lambda _: cable.conninfo)
+
+    def wait() -> str:
+        try:
+            return waiting.wait_final(job.id, DEADLINE).state
+        finally:
+            connection.close()  # this thread's
+
+    def listens() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_stat_activity WHERE query = 'LISTEN \"msgweb_job\"'")
+            return cursor.fetchone() is not None
+
+    with ThreadPoolExecutor(1) as thread:
+        state = thread.submit(wait)
+        until(lambda: state.done() or listens(), DEADLINE, "it listens")
+        cancel(job.id, "the test")
+        assert state.result(DEADLINE) == "cancelled"
