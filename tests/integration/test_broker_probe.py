@@ -138,7 +138,16 @@ def test_it_is_noticed_when_it_begins_later(conninfo: str, cable: Muffled, queue
 
 
 def test_who_hears_nothing_keeps_no_queue_to_itself(conninfo: str, cable: Muffled, queue: Address) -> None:
-    """Who is alone at a queue claims ahead of its credit, until another asks: which it would not hear."""
+    """Who is alone at a queue is asked by another to share it: which it would not hear."""
+
+    def shared() -> bool:
+        with psycopg.connect(conninfo) as asking:
+            row = asking.execute(
+                "SELECT bool_or(c.alone) FROM msgweb.consumer c JOIN msgweb.destination d ON d.id = c.destination"
+                " WHERE d.name = %s",
+                [queue.name],
+            ).fetchone()
+        return row == (False,)
 
     async def scenario() -> None:
         async with started(cable.conninfo) as (one, polls), started(conninfo) as (other, _):
@@ -147,6 +156,7 @@ def test_who_hears_nothing_keeps_no_queue_to_itself(conninfo: str, cable: Muffle
             await send(one, queue, b"0")
             await first.count(1)
             await polls(True)
+            await asyncio.to_thread(until, shared, DEADLINE, "it gives up being alone")
             await send(one, queue, b"1", b"2")
             second = Recorder(other)
             other.subscribe(queue, second, 10)

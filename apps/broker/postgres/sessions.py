@@ -274,7 +274,8 @@ class SessionKeeper:
                 failing = False
             except (psycopg.Error, Unavailable) as error:
                 if not failing:  # once an outage
-                    logger.warning("the lease cannot be renewed now: %s", first_line(error))
+                    code = f"{error.code}: " if isinstance(error, PooledDatabase) else ""
+                    logger.warning("%sthe lease cannot be renewed now: %s", code, first_line(error))
                 failing = True
                 self._renewed = 0.0
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
