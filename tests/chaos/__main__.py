@@ -31,6 +31,7 @@ from tests.chaos.worlds import serve
 
 SEEDS = 100_000  # runs of one --seed
 EXCERPT_LINES = 80
+SLOW_LINES = 20
 
 
 def main() -> int:
@@ -161,6 +162,9 @@ class Campaign:
     def _report(self, result: dict) -> None:  # type: ignore[type-arg]
         self._counts.update(result["counts"])
         self._slowest = max(self._slowest, result["drained"])
+        if result["slow"]:
+            print(f"\nRun {result['seed']} took {result['drained']:.1f} s to run empty")
+            print(*(f"  {text}" for text in result["slow"][:SLOW_LINES]), sep="\n", flush=True)
         if result["violations"]:
             self._failed.append(result["seed"])
             print(f'\nRun {result["seed"]} FAILED. Again: make chaos ARGS="--replay {result["seed"]} --times 20"')

@@ -33,6 +33,7 @@ DRAIN_SECONDS = 75.0  # without any progress: the engine's most thorough look at
 END_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 LOOK_SECONDS = 0.03  # between two looks whether the queues are empty
 IDLE_SECONDS = 0.5  # after this long without progress the faults that are left come at once
+SLOW_SECONDS = 5.0  # a drain that takes longer is told of, with what was left then
 
 _MAKE = "SELECT msgweb.destination_id(%s, 'queue', %s)"
 _SET = "UPDATE msgweb.destination SET retry_delay = %s, retry_delay_max = 0.5 WHERE id = %s"
@@ -52,6 +53,7 @@ class Result:
     Attributes:
         counts: for the summary.
         drained: seconds from the last fault's end until the queues were empty.
+        slow: what was left in the queues after `SLOW_SECONDS`, and each time that this changed afterwards.
         violations: also the clients' complaints about answers that no client should get.
     """
 
@@ -59,6 +61,7 @@ class Result:
     seconds: float
     drained: float
     counts: Counter[str] = field(default_factory=Counter)
+    slow: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -86,7 +89,7 @@ class Run:
         self._moved = asyncio.Event()
         self._manned = asyncio.Event()  # the workers run
         self._last_move = time.monotonic()
-        self._hurry = False
+        self._slow: list[str] = []
 
     # -- for the actors
 
@@ -153,7 +156,7 @@ class Run:
             for client in self._clients:
                 client.abandon()
         await self.world.read_notes()
-        result = Result(self.plan.seed, time.monotonic() - begun, drained)
+        result = Result(self.plan.seed, time.monotonic() - begun, drained, slow=self._slow)
         result.events = in_order([*self.recorder.events, *workers.events, *self.world.events[before:]])
         result.violations = check(result.events)
         for client in self._clients:
@@ -202,6 +205,7 @@ class Run:
         sends is not written yet.
         """
         begun = time.monotonic()
+        before: object = None
         while True:
             waiting = workers.waiting or any(client.waiting for client in self._clients if client.live)
             try:
@@ -210,10 +214,18 @@ class Run:
                 left = [("?", "Postgres is away", None, 1)]
             if not left and not waiting:
                 return
+            where = [
+                (queue, state if pid is None else f"{state} by {self.world.name_of(pid)}", count)
+                for queue, state, pid, count in left
+            ]
+            if time.monotonic() - begun > SLOW_SECONDS and (where, waiting) != before:
+                before = where, waiting
+                what = [f"{queue}: {count} {state}" for queue, state, count in where]
+                what += ["a client waits for an answer"] if waiting else []
+                self._slow.append(f"{time.monotonic() - begun:.2f} s: {'; '.join(what)}")
             if time.monotonic() - max(begun, self._last_move) > DRAIN_SECONDS:
-                for queue, state, pid, count in left:
-                    where = state if pid is None else f"{state} by {self.world.name_of(pid)}"
-                    self.recorder.write(Remaining, queue=queue, messages=count, state=where)
+                for queue, state, count in where:
+                    self.recorder.write(Remaining, queue=queue, messages=count, state=state)
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

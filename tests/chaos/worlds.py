@@ -53,6 +53,7 @@ async def one_run(seed: int, number: int, world: World, features: Features, keep
         "history": None,
         "broken": False,
         "drained": 0.0,
+        "slow": [],
     }
     run = Run(plan(seed, features), world, number)
     try:
@@ -67,6 +68,7 @@ async def one_run(seed: int, number: int, world: World, features: Features, keep
         answer["counts"] = {**result.counts, **{f"kill {kind}": count for kind, count in kills.items() if count}}
         answer["violations"] = [str(violation) for violation in result.violations]
         answer["drained"] = result.drained
+        answer["slow"] = result.slow
         events = result.events
     if answer["violations"]:
         keep.mkdir(parents=True, exist_ok=True)

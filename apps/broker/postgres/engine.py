@@ -741,6 +741,10 @@ class PostgresEngine:
         for queue in self._queues.values():
             if queue.id and queue.id > 0 and not queue.owned:
                 yield queue.id, queue.counts
+        for address in self._topics.uncounted():
+            self._know_topic(
+                address
+            )  # sent to elsewhere, and subscribed to by a pattern here: counted once it has an id
         for address, queue in self._topic_queues.items():
             if queue.id and queue.id > 0:
                 self._topics.count(address, queue.counts)

@@ -42,6 +42,10 @@ TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other 
 LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
+#: Of these: what another connection would not change. The disk is full, a permission is missing. Acks and claims may
+#: well go on, and make room.
+SCARCE = ("42501", "53", "58")
+SCARCE_SECONDS = 1.0  # until sends that such a database refused are tried again
 
 
 class Writer:
@@ -72,6 +76,8 @@ class Writer:
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
+        self._scarce: asyncio.TimerHandle | None = None  # until this fires, sends wait: the database refused some
+        self._halted = False  # and so does all else, for that was refused too
 
     # -- what the engine asks for
 
@@ -79,6 +85,11 @@ class Writer:
     def healthy(self) -> bool:
         """Connected to the database."""
         return self._pipeline is not None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether what is sent now goes into the next batch."""
+        return self._pipeline is not None and self._scarce is None
 
     @property
     def congested(self) -> bool:
@@ -120,6 +131,8 @@ class Writer:
             except TimeoutError:
                 logger.warning("the database does not answer; what it was asked for last is left open")
         self._closing = True
+        if self._scarce:
+            self._scarce.cancel()
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
@@ -177,7 +190,7 @@ class Writer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._busy or self._pipeline is None:
+        if self._busy or self._halted or self._pipeline is None:
             return
         self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
         if self._host.handover.happened:
@@ -195,7 +208,8 @@ class Writer:
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
-        unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._backlog.parked_names]
+        unresolved = [] if self._scarce else self._host.unresolved()
+        unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
         if self._stale:
             self._backlog.put_back(operations)
             self._busy = True
@@ -203,7 +217,8 @@ class Writer:
             return
         if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
             if self._backlog:
-                self._be_patient()
+                if not self._scarce:
+                    self._be_patient()
                 return
             if not self._backlog.empty:
                 return
@@ -245,7 +260,7 @@ class Writer:
             self._patient.cancel()
             self._patient = None
         heavy = self._backlog.heavy
-        operations = self._backlog.take()
+        operations = self._backlog.take_without_sends() if self._scarce else self._backlog.take()
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
@@ -578,7 +593,10 @@ class Writer:
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
-            self._recover(Doubt([]), delay=RETRY_LAST)
+            if error.sqlstate.startswith(SCARCE):
+                self._be_scarce(tried_sends=any(operation.sends for operation in operations))
+            else:
+                self._recover(Doubt([]), delay=RETRY_LAST)
         elif len(operations) > 1:
             self._backlog.isolating = len(operations)  # one of them is bad: find it, keep the others
             self._backlog.put_back(operations)
@@ -595,8 +613,23 @@ class Writer:
 
     def _refuse_sends(self, operations: list[Operation], error: MsgwebError) -> None:
         """Senders learn of it at once, for nothing was written; acks and releases are kept for later."""
-        self._refuse([operation for operation in operations if operation.sends], error)
         self._backlog.put_back([operation for operation in operations if not operation.sends])
+        for operation in operations:
+            if operation.sends:
+                self._refuse_and_release(operation, error)
+
+    def _be_scarce(self, tried_sends: bool) -> None:
+        """For a while go on without sends; where there were none in what was refused, with nothing at all."""
+        self._halted = self._scarce is not None and not tried_sends
+        if self._scarce is None:
+            self._scarce = self._loop.call_later(SCARCE_SECONDS, self._try_again)
+        self._busy = False
+        self.wake()
+
+    def _try_again(self) -> None:
+        self._scarce = None
+        self._halted = False
+        self.wake()
 
     def _adopt(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
