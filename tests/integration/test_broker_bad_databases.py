@@ -154,6 +154,34 @@ def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(con
     asyncio.run(work())
 
 
+def test_acks_go_on_where_claims_have_no_room(conninfo):
+    """To delete a row needs no room, to mark it as held does."""
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 2)
+        await send(engine, queue, *[b"%d" % number for number in range(5)])
+        await consumer.count(2)
+        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection, "INSERT OR UPDATE"):
+            await done(lambda callback: engine.ack(subscription, consumer.ids[:1], callback))
+            await done(lambda callback: engine.ack(subscription, consumer.ids[1:2], callback))
+            [left] = connection.execute(
+                "SELECT count(*) FROM msgweb.message WHERE destination = msgweb.destination_id(%s, 'queue', %s)",
+                [N, queue.name],
+            ).fetchone() or (None,)
+            assert left == 3
+            assert len(consumer.bodies) == 2
+        await consumer.count(4)
+        assert consumer.bodies == [b"0", b"1", b"2", b"3"]
+        await engine.close()
+
+    asyncio.run(work())
+
+
 def test_where_nothing_can_be_written_at_all_acks_wait_and_are_written_once_there_is_room(conninfo):
     Namespace.objects.get_or_create(name=N)
     queue = Address(N, "queue", f"q-{uuid.uuid4()}")

@@ -42,10 +42,11 @@ TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other 
 LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
-#: Of these: what another connection would not change. The disk is full, a permission is missing. Acks and claims may
-#: well go on, and make room.
+#: Of these: what another connection would not change. The disk is full, a permission is missing. Claims may well go on,
+#: and acks, which need no room and make some.
 SCARCE = ("42501", "53", "58")
-SCARCE_SECONDS = 1.0  # until sends that such a database refused are tried again
+SCARCE_SECONDS = 1.0  # until what such a database refused is tried again
+SENDS, CLAIMS, ALL = 1, 2, 3  # what is withheld meanwhile: sends; claims too; everything
 
 
 class Writer:
@@ -76,8 +77,8 @@ class Writer:
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
-        self._scarce: asyncio.TimerHandle | None = None  # until this fires, sends wait: the database refused some
-        self._halted = False  # and so does all else, for that was refused too
+        self._scarce: asyncio.TimerHandle | None = None  # until this fires, something is withheld
+        self._withheld = 0
 
     # -- what the engine asks for
 
@@ -89,7 +90,7 @@ class Writer:
     @property
     def prompt(self) -> bool:
         """Whether what is sent now goes into the next batch."""
-        return self._pipeline is not None and self._scarce is None
+        return self._pipeline is not None and not self._withheld
 
     @property
     def congested(self) -> bool:
@@ -190,7 +191,7 @@ class Writer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._busy or self._halted or self._pipeline is None:
+        if self._busy or self._withheld == ALL or self._pipeline is None:
             return
         self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
         if self._host.handover.happened:
@@ -208,16 +209,16 @@ class Writer:
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
-        unresolved = [] if self._scarce else self._host.unresolved()
+        unresolved = [] if self._withheld else self._host.unresolved()
         unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
         if self._stale:
             self._backlog.put_back(operations)
             self._busy = True
             self._reload()
             return
-        if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
+        if not operations and not self._topics and not unresolved and not any(self._claimable()):
             if self._backlog:
-                if not self._scarce:
+                if not self._withheld:
                     self._be_patient()
                 return
             if not self._backlog.empty:
@@ -260,7 +261,7 @@ class Writer:
             self._patient.cancel()
             self._patient = None
         heavy = self._backlog.heavy
-        operations = self._backlog.take_without_sends() if self._scarce else self._backlog.take()
+        operations = self._backlog.take_without_sends() if self._withheld else self._backlog.take()
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
@@ -427,7 +428,8 @@ class Writer:
         """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
         what comes behind it."""
         claimable = self._host.claimable()
-        return ([], [], []) if self._backlog.isolating or self._backlog.returning else claimable
+        withheld = self._backlog.isolating or self._backlog.returning or self._withheld >= CLAIMS
+        return ([], [], []) if withheld else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
         """Leave out what concerns messages that an earlier session of ours held: others have them now."""
@@ -619,16 +621,17 @@ class Writer:
                 self._refuse_and_release(operation, error)
 
     def _be_scarce(self, tried_sends: bool) -> None:
-        """For a while go on without sends; where there were none in what was refused, with nothing at all."""
-        self._halted = self._scarce is not None and not tried_sends
-        if self._scarce is None:
+        """For a while go on without sends; if what had none was refused, without claims either; then not at all."""
+        if not self._withheld:
+            self._withheld = SENDS
             self._scarce = self._loop.call_later(SCARCE_SECONDS, self._try_again)
+        elif not tried_sends:
+            self._withheld += 1
         self._busy = False
         self.wake()
 
     def _try_again(self) -> None:
-        self._scarce = None
-        self._halted = False
+        self._withheld = 0
         self.wake()
 
     def _adopt(self, pipeline: Pipeline) -> None:
