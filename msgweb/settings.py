@@ -57,7 +57,6 @@ INSTALLED_APPS = [
     "apps.broker",
     "apps.stomp",
     "apps.jobs",
-    "apps.messaging",
     "apps.api",
     "apps.console",
     "apps.taoshop",
@@ -145,7 +144,7 @@ SILENCED_SYSTEM_CHECKS: list[str] = []
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
-    "formatters": {"line": {"format": "{asctime} {levelname} {name} {message}", "style": "{"}},
+    "formatters": {"line": {"()": "msgweb.log_lines.LineFormatter"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": os.environ.get("MSGWEB_LOG_LEVEL", "INFO")},
 }

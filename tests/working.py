@@ -103,7 +103,7 @@ class Jobs:
 
     def states(self, job: str) -> list[str]:
         """The states that it went through."""
-        query = "SELECT data->>'state' FROM jobs_event WHERE job_id = %s AND kind = 'state' ORDER BY id"
+        query = "SELECT data->>'state' FROM msgweb.job_event WHERE job_id = %s AND kind = 'state' ORDER BY id"
         return [row[0] for row in self.installation.query(query, (job,))]
 
     def log(self, job: str) -> list[tuple[str, str]]:

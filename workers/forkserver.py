@@ -73,6 +73,8 @@ class ForkServer:
             signal.signal(number, _noted)
         gc.collect()
         gc.freeze()  # what is loaded stays as it is: the collector of a child does not touch it, so it stays shared
+        with contextlib.suppress(AttributeError):  # a C library without it
+            ctypes.CDLL(None).malloc_trim(0)  # what was needed to load it goes back
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, PACKETS)
         main = os.getpid()
         self._supervisor = os.fork()

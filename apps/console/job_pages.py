@@ -19,7 +19,7 @@ from apps.accounts.models import Namespace
 from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
-from apps.jobs import registry
+from apps.jobs import events, registry
 from apps.jobs.control import OPEN
 from apps.jobs.flows import progress_of
 from apps.jobs.links import job_of_token, status_url
@@ -166,7 +166,7 @@ def _job_context(job_id: uuid.UUID) -> dict[str, Any]:
         "job": shown,
         "progress": _progress(shown),
         "attempts": list(shown.attempts.order_by("number")),
-        "states": list(Event.objects.filter(job_id=job_id, kind=Event.Kind.STATE).order_by("id")[:100]),
+        "states": events.states(job_id, 100),
         "lines": lines[:LOG_LINES][::-1],
         "earlier": len(lines) > LOG_LINES,
         "newest": newest,

@@ -42,16 +42,13 @@ _COLUMNS = (
         "expires_at",
         "timeout",
     ),
-    *("on_death", "batch_id"),
+    *("on_death", "batch_id", "born_ready"),
 )
 _JOBS = f"COPY jobs_job ({', '.join(_COLUMNS)}) FROM STDIN (FORMAT binary)"
-_EVENTS = "COPY jobs_event (job_id, at, kind, data) FROM STDIN (FORMAT binary)"
 _JSONB = b"\1"  # the version of jsonb's binary form, which is text otherwise
-_READY = field(b"state") + field(_JSONB + b'{"state": "ready", "attempt": 0}')
 _EPOCH = 946_684_800_000_000  # microseconds from 1970 to 2000, where Postgres begins to count
-#: The number of columns, an id, a moment; of a job, the length of the arguments and the version of jsonb too.
+#: The number of columns, an id, a moment; the length of the arguments and the version of jsonb too.
 _JOB_HEAD = struct.Struct(">hi16siqi1s")
-_EVENT_HEAD = struct.Struct(">hi16siq")
 _SHORT, _INTEGER, _LONG, _DOUBLE = (struct.Struct(code).pack for code in (">h", ">i", ">q", ">d"))
 #: Of an Ask: what needs more than a row and a message.
 _SLOW = ("reply_to", "correlation_id", "wants_progress", "delay", "run_at", "after", "hold")
@@ -99,9 +96,8 @@ def enqueue_many(
 
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
         while rows.messages:
-            jobs, events, messages = rows.take()
+            jobs, messages = rows.take()
             copy(_JOBS, jobs, more)
-            copy(_EVENTS, events, more)
             sending.send(messages, more)
         sending.finish()
         with connection.cursor() as cursor:
@@ -129,13 +125,12 @@ class _Rows:
         self._shared = b"".join(map(field, _shared(request, moment)))
         self.ids: list[UUID] = []
         self.jobs: list[bytes] = []
-        self.events: list[bytes] = []
         self.messages: list[tuple[bytes, bytes]] = []
 
-    def take(self) -> tuple[list[bytes], list[bytes], list[tuple[bytes, bytes]]]:
-        """What was made, for the tables of jobs and events, and the queue."""
-        taken = self.jobs, self.events, self.messages
-        self.jobs, self.events, self.messages = [], [], []
+    def take(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
+        """What was made, for the table of jobs and the queue."""
+        taken = self.jobs, self.messages
+        self.jobs, self.messages = [], []
         return taken
 
     def make(self, arguments: Iterable[Mapping[str, Any]]) -> bool:
@@ -158,7 +153,6 @@ class _Rows:
             raw = job_id.bytes
             head = _JOB_HEAD.pack(columns, 16, raw, 8, moment, len(text) + 1, _JSONB)
             self.jobs.append(b"%b%b%b%b" % (head, text, limits, shared))
-            self.events.append(_EVENT_HEAD.pack(4, 16, raw, 8, moment) + _READY)
             self.messages.append((message_headers(name, str(job_id).encode()), text))
             self.ids.append(job_id)
             moment += 1
@@ -177,4 +171,5 @@ def _shared(request: Mapping[str, Any], moment: int) -> list[bytes | None]:
         None if timeout is None else _DOUBLE(timeout),
         given("on_death", "resume").encode(),
         batch and UUID(batch).bytes,
+        b"\1",
     ]

@@ -86,6 +86,7 @@ class Job(models.Model):
     held_at = models.DateTimeField(null=True, blank=True)
     chain_argument = models.CharField(max_length=100, blank=True, default="", db_default="")
     after_any = models.BooleanField(default=False, db_default=False)
+    born_ready = models.BooleanField(default=False, db_default=False, editable=False)
     batch = models.ForeignKey(
         "Batch",
         on_delete=models.SET_NULL,
@@ -323,7 +324,7 @@ class Attempt(models.Model):
 
 
 class Event(models.Model):
-    """Something that happened to a job: append-only, and its `id` is where a reader resumes.
+    """Something that happened to a job: append-only, and its `id` is where a reader resumes (`apps.jobs.events`).
 
     Within a job, ids become visible in their order: whoever writes an event holds the job's row locked.
 

@@ -19,8 +19,6 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from cron_descriptor import CasingTypeEnum, ExpressionDescriptor, Options
-from cron_descriptor.Exception import FormatException
 from django.conf import settings
 from django.db import connection, transaction
 
@@ -292,6 +290,10 @@ def in_words(schedule: Schedule) -> str:
     """When it runs, in plain words: `at 02:30, Monday through Friday (Europe/Berlin)`, `every 5 minutes`."""
     if schedule.every is not None:
         return _every(schedule.every)
+    # Here, since only the console asks for it: it would take half a megabyte of every worker.
+    from cron_descriptor import CasingTypeEnum, ExpressionDescriptor, Options
+    from cron_descriptor.Exception import FormatException
+
     options = Options()
     options.casing_type = CasingTypeEnum.Sentence
     options.use_24hour_time_format = True

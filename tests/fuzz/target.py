@@ -1,10 +1,12 @@
 """What must hold for any bytes: the body of the fuzzer, and of the replay of its corpus."""
 
 import random
+from unittest.mock import patch
 
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.encoder import MessageEncoder
 from apps.stomp.protocol.events import Send
+from apps.stomp.protocol.parser import Parser
 from tests.stomp_streams import SMALL, comparable, connected, converse, cut, events_of
 
 VERSIONS = ("1.0", "1.1", "1.2")
@@ -14,8 +16,8 @@ def check(data: bytes) -> None:
     """The first byte picks the version (or none: the client has yet to connect), the second how the rest is cut.
 
     Raises:
-        AssertionError: the events depend on the cut, more is kept than the limits allow, or what was read cannot be
-            passed on.
+        AssertionError: the events depend on the cut or on how a frame is decoded, more is kept than the limits allow,
+            or what was read cannot be passed on.
     """
     if len(data) < 2:
         return
@@ -35,6 +37,8 @@ def check(data: bytes) -> None:
         kept = len(bytewise._parser._pending)
         assert kept <= SMALL.frame + 2, f"{kept} bytes are kept of frames of at most {SMALL.frame}"
     assert comparable(pieces) == comparable(events)
+    with patch.object(Parser, "_plain_frame", lambda parser, head: None):
+        assert converse(new(), [stream]) == comparable(events)
     for event in events:
         if type(event) is Send:
             _pass_on(event)

@@ -12,10 +12,10 @@ from django.test import override_settings
 from django.utils import timezone
 
 from apps.accounts.models import Namespace
-from apps.jobs import django_tasks, registry, tasks_api, testing
+from apps.jobs import django_tasks, events, registry, tasks_api, testing
 from apps.jobs.backend import MsgwebBackend, broker_priority
 from apps.jobs.errors import BadTask, UnknownTask
-from apps.jobs.models import Event, Job
+from apps.jobs.models import Job
 from msgweb.errors import LimitExceeded
 from tests import sample_django_tasks as samples
 
@@ -399,8 +399,8 @@ def test_the_namespace_is_a_setting() -> None:
 def test_an_event_tells_of_each_state() -> None:
     result = samples.double.enqueue(1)
     testing.run_due()
-    states = Event.objects.filter(job=result.id, kind="state").order_by("id").values_list("data__state", flat=True)
-    assert list(states) == ["ready", "running", "succeeded"]
+    states = [event.data["state"] for event in events.states(uuid.UUID(result.id))]
+    assert states == ["ready", "running", "succeeded"]
     assert connection.vendor == "postgresql"
 
 

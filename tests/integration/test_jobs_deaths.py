@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from apps.accounts.models import Namespace
-from apps.jobs import control, deaths
-from apps.jobs.models import Attempt, Event, Job, Step
+from apps.jobs import control, deaths, events
+from apps.jobs.models import Attempt, Job, Step
 from apps.jobs.recorder import Batch, NotStarted, Run, Started, Stopping
 from apps.jobs.submit import submit
 from tests import sample_tasks
@@ -48,8 +48,7 @@ def again(job: Job, worker: Worker) -> Started | NotStarted:
 
 
 def what_happened(job: Job) -> list[str]:
-    events = Event.objects.filter(job=job, kind=Event.Kind.STATE).order_by("id")
-    return [" ".join(filter(None, [one.data["state"], one.data.get("text")])) for one in events]
+    return [" ".join(filter(None, [one.data["state"], one.data.get("text")])) for one in events.states(job.id)]
 
 
 def delays(job: Job) -> list[float]:

@@ -10,11 +10,11 @@ import pytest
 from django.db import connection
 
 from apps.accounts.models import Namespace
-from apps.jobs import control
+from apps.jobs import control, events
 from apps.jobs.admission import Admission
 from apps.jobs.asking import Ask
 from apps.jobs.errors import WrongState
-from apps.jobs.models import Attempt, Event, Job
+from apps.jobs.models import Attempt, Job
 from apps.jobs.recorder import Batch, Finish, Json, LogLine, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
@@ -78,8 +78,7 @@ def finish(worker: Worker, run: Run, start: Start, outcome: str = "succeeded", *
 
 
 def states(job: Job) -> list[tuple[str, int]]:
-    found = Event.objects.filter(job=job, kind=Event.Kind.STATE).order_by("id")
-    return [(event.data["state"], event.data["attempt"]) for event in found]
+    return [(event.data["state"], event.data["attempt"]) for event in events.states(job.id)]
 
 
 def bury(worker: Worker) -> None:
@@ -195,7 +194,7 @@ def test_a_line_of_the_log_brings_the_start_before_it(conninfo: str, namespace: 
     job.refresh_from_db()
     assert (job.state, job.attempt, job.worker) == ("running", 1, worker.session)
     assert worker.finish(run, "succeeded", result=Json("1")) == "succeeded"
-    kinds = list(Event.objects.filter(job=job).order_by("id").values_list("kind", flat=True))
+    kinds = [event.kind for event in events.after(job.id)]
     assert kinds == ["state", "state", "log", "state"]
 
 
@@ -205,8 +204,7 @@ def test_a_line_and_the_end_in_one_batch_keep_their_order(conninfo: str, namespa
     line = LogLine(run, datetime.now(UTC), "info", "a line")
     end = Finish(run, "succeeded", result=Json("1"))
     worker.write(Batch(notes=[line], finishes=[end], deferred={run: start}))
-    events = Event.objects.filter(job=job).order_by("id")
-    assert [event.data.get("state") or event.data["text"] for event in events] == [
+    assert [event.data.get("state") or event.data["text"] for event in events.after(job.id)] == [
         "ready",
         "running",
         "a line",

@@ -9,9 +9,9 @@ from django.db import connection
 
 from apps.accounts.models import Namespace
 from apps.broker import queue_settings
-from apps.jobs import control
+from apps.jobs import control, events
 from apps.jobs.asking import Ask
-from apps.jobs.models import Attempt, Event, Job, Permit, Step
+from apps.jobs.models import Attempt, Job, Permit, Step
 from apps.jobs.recorder import NotStarted, Started
 from apps.jobs.submit import submit
 from msgweb.errors import BadRequest, LimitExceeded
@@ -44,8 +44,7 @@ def state(job: Job) -> str:
 
 def causes(job: Job) -> list[tuple[str, str | None]]:
     """The states that it went through, and why."""
-    events = Event.objects.filter(job=job, kind=Event.Kind.STATE).order_by("id")
-    return [(event.data["state"], event.data.get("text")) for event in events]
+    return [(event.data["state"], event.data.get("text")) for event in events.states(job.id)]
 
 
 # Later

@@ -1,6 +1,8 @@
 """Consumers of a gateway as workers of jobs, over real sockets: what they hold, when it is theirs no more, limits."""
 
+import asyncio
 import json
+import queue as queues
 import uuid
 from typing import Any
 
@@ -9,6 +11,7 @@ from django.db import connection
 
 from apps.jobs import control
 from apps.jobs.models import Event, Job
+from apps.jobs.stomp_port import JobsTaskPort
 from tests.installation import until
 from tests.outside_workers import FOREVER, QUEUE, Place, ask, become, gateway, port, strict
 from tests.stomp_gateway import OTHER_NAMESPACE, SECONDS, Frame, WireClient
@@ -72,6 +75,25 @@ def left(gateway: Place, count: int = 0) -> None:
             return bool(cursor.fetchone()[0] == count)
 
     until(so_many, SECONDS, f"{count} messages are left")
+
+
+def leave(gateway: Place, worker: Worker) -> None:
+    """Without a word; the gateway has seen to it."""
+    worker.client.close()
+    until(lambda: not gateway.gateway.connections, SECONDS, "the connection is gone")
+
+
+def consumers(gateway: Place) -> int:
+    """How many subscriptions the engine has."""
+
+    async def count() -> int:
+        return sum(len(queue.subscriptions) for queue in gateway.engine._consumed.values())
+
+    return gateway.run(count)
+
+
+async def _set(event: asyncio.Event) -> None:
+    event.set()
 
 
 # -- a job's way
@@ -150,6 +172,86 @@ def test_what_it_said_before_it_left_counts(gateway: Place) -> None:
     worker.client.close()
     become(job, state="succeeded", attempt=1, result=5)
     assert len(log(job)) == 20
+    left(gateway)
+
+
+def test_what_it_said_counts_though_it_is_heard_when_the_worker_has_gone(
+    gateway: Place, port: JobsTaskPort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = asyncio.Event()
+    hear = port.job_event
+
+    async def hear_later(**said: Any) -> Any:
+        await gone.wait()
+        return await hear(**said)
+
+    monkeypatch.setattr(port, "job_event", hear_later)
+    worker = Worker(gateway)
+    job = ask(gateway)
+    message = worker.next()
+    worker.ack(message)
+    for number in range(3):
+        worker.client.send("SEND", b"%d" % number, destination=message["reply-to"], job_event="log")
+    worker.client.send("SEND", b"5", destination=message["reply-to"], job_event="result")
+    worker.client.confirmed("BEGIN", transaction="t")  # all of it was read
+    leave(gateway, worker)
+    gateway.run(lambda: _set(gone))
+    become(job, state="succeeded", attempt=1, result=5)
+    assert log(job) == ["0", "1", "2"]
+    left(gateway)
+
+
+def test_an_attempt_that_begins_when_its_worker_has_gone_is_taken_up_by_another(
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
+    begin = gateway.desk.begin
+    monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
+    worker = Worker(gateway)
+    job = ask(gateway)
+    offer = offers.get(timeout=SECONDS)
+    leave(gateway, worker)
+    monkeypatch.setattr(gateway.desk, "begin", begin)
+
+    async def go_on() -> None:
+        begin(*offer)
+
+    gateway.run(go_on)
+    other = Worker(gateway)
+    again = other.next()
+    assert again["job-id"] == str(job.id)
+    other.say(again, "result", 5)
+    other.ack(again)
+    become(job, state="succeeded", failures=0)
+    left(gateway)
+
+
+def test_when_the_session_is_lost_nothing_is_left_of_a_worker_that_has_gone(
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
+    begin = gateway.desk.begin
+    monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
+    worker = Worker(gateway)
+    job = ask(gateway)
+    offer = offers.get(timeout=SECONDS)
+    leave(gateway, worker)
+    assert consumers(gateway) == 1  # the job's message is held until it is known whether the attempt has begun
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT msgweb.bury_sessions(ARRAY[%s]::integer[])", [gateway.engine.session])
+    until(lambda: consumers(gateway) == 0, SECONDS, "the subscription has ended")
+    monkeypatch.setattr(gateway.desk, "begin", begin)
+
+    async def go_on() -> None:
+        begin(*offer)
+
+    gateway.run(go_on)
+    other = Worker(gateway)
+    again = other.next()
+    assert again["job-id"] == str(job.id)
+    other.say(again, "result", 5)
+    other.ack(again)
+    become(job, state="succeeded", failures=0)
     left(gateway)
 
 

@@ -11,7 +11,7 @@ from django.db import connection
 
 from apps.accounts.models import Namespace
 from apps.broker.headers import decode_headers
-from apps.jobs import control
+from apps.jobs import control, events
 from apps.jobs.models import Attempt, Event, Job, Progress
 from apps.jobs.recorder import (
     Batch,
@@ -88,7 +88,7 @@ def test_a_job_runs_and_succeeds(job: Job, worker: Worker) -> None:
     (attempt,) = job.attempts.all()
     assert (attempt.host, attempt.pid, attempt.worker, attempt.outcome) == ("a-host", 42, 101, "succeeded")
     assert attempt.ended_at is not None
-    states = [event.data["state"] for event in Event.objects.filter(job=job, kind="state")]
+    states = [event.data["state"] for event in events.states(job.id)]
     assert states == ["ready", "running", "succeeded"]
     assert answers(job) == [("result", {"n": 1})]
 
@@ -120,7 +120,7 @@ def test_of_many_marks_in_a_batch_the_latest_is_kept(job: Job, worker: Worker) -
     worker.write(Batch(notes=[mark(run, 1), line(run, "between"), mark(run, 2), mark(run, 3)]))
     progress = Progress.objects.get(job=job)
     assert (progress.done, progress.total, progress.text, progress.percent) == (3, 10, "working", 30)
-    kinds = [event.kind for event in Event.objects.filter(job=job)]
+    kinds = [event.kind for event in events.after(job.id)]
     assert kinds == ["state", "state", "log", "progress"]
     assert answers(job) == [("progress", {"done": 3, "total": 10, "text": "working"})]
 

@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 from django.db import OperationalError
@@ -18,6 +19,7 @@ from tests.stomp_gateway import (
     RunningGateway,
     WireClient,
     gateway,
+    gateway_with,
     queue,
     stomp_database,
     topic,
@@ -62,6 +64,17 @@ def connection_of(running: RunningGateway, client: WireClient) -> ClientConnecti
     port = client.socket.getsockname()[1]
     (connection,) = [one for one in running.gateway.connections if one.peer and one.peer[1] == port]
     return connection
+
+
+def connections_of(running: RunningGateway) -> Callable[[], Awaitable[int]]:
+    """How many there are, once the loop has done what was due."""
+
+    async def count() -> int:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return len(running.gateway.connections)
+
+    return count
 
 
 def bodies(reader: WireClient, queue: str, count: int) -> list[bytes]:
@@ -115,6 +128,68 @@ def test_pings_of_a_client_that_never_reads_cost_bounded_memory(serve: Callable[
             sent += client.socket.send(pings[sent % len(pings) :])
     assert sent < 100_000_000
     assert connection.unread < 12_000_000
+
+
+# -- the end of a conversation
+
+
+def test_a_line_end_behind_disconnect_does_not_cost_its_receipt(gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    client.send("SEND", b"x", destination=queue, receipt="sent")
+    here = connection_of(gateway, client)
+    client.send("DISCONNECT", receipt="bye")
+    until(lambda: here not in gateway.gateway.connections, SECONDS, "the gateway has closed")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        client.write(b"\n")  # nobody reads it: the connection is reset
+        client.write(b"\n")
+    assert [client.expect("RECEIPT")["receipt-id"] for _ in range(2)] == ["sent", "bye"]
+
+
+@pytest.mark.parametrize("kind", ["beats", "receives"])
+def test_who_may_have_more_to_say_or_to_read_is_not_cut_off_behind_disconnect(
+    stomp_database: str, queue: str, kind: str
+) -> None:
+    with gateway_with(stomp_database, linger_seconds=3600.0) as gateway:
+        client = gateway.connected(**({"heart_beat": "60000,0"} if kind == "beats" else {}))
+        if kind == "receives":
+            client.confirmed("SUBSCRIBE", id=1, destination=queue)
+        client.confirmed("DISCONNECT")
+        client.expect_end()
+        assert gateway.run(connections_of(gateway))  # its socket is still read
+        client.close()
+        until(lambda: not gateway.gateway.connections, SECONDS, "the connection is gone")
+
+
+# -- what a connection leaves
+
+
+@pytest.mark.parametrize("farewell", ["DISCONNECT", "end"])
+def test_who_sends_and_goes_leaves_nothing_to_the_garbage_collector(
+    gateway: RunningGateway, queue: str, farewell: str
+) -> None:
+    async def collect() -> None:
+        gc.collect()
+        gc.disable()
+
+    client = gateway.connected()
+    name = connection_of(gateway, client).name
+
+    def is_left() -> bool:
+        return any(type(one) is ClientConnection and one.name == name for one in gc.get_objects())
+
+    assert is_left()
+    gateway.run(collect)
+    try:
+        client.confirmed("SEND", b"x", destination=queue)
+        client.confirmed("BEGIN", transaction="t")
+        client.send("SEND", b"y", destination=queue, transaction="t")
+        if farewell == "DISCONNECT":
+            client.confirmed("DISCONNECT")
+            client.expect_end()
+        client.close()
+        until(lambda: not is_left(), SECONDS, "the connection's memory to be free")
+    finally:
+        gc.enable()
 
 
 # -- what cannot be

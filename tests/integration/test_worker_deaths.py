@@ -22,7 +22,7 @@ def jobs(installation: Installation, tmp_path: Path) -> Jobs:
 def history(jobs: Jobs, job: str) -> list[tuple[str, str | None, str | None]]:
     """State, text and error's message of each change."""
     return jobs.query(
-        "SELECT data->>'state', data->>'text', data->'error'->>'message' FROM jobs_event"
+        "SELECT data->>'state', data->>'text', data->'error'->>'message' FROM msgweb.job_event"
         " WHERE job_id = %s AND kind = 'state' ORDER BY id",
         job,
     )

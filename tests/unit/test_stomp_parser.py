@@ -4,6 +4,7 @@ import gc
 import re
 import tracemalloc
 
+import pytest
 import stomp.utils
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from apps.stomp.protocol import encoder, headers
 from apps.stomp.protocol.connection import ServerConnection
 from apps.stomp.protocol.encoder import MessageEncoder
-from apps.stomp.protocol.events import Ack, Send, Violation
-from apps.stomp.protocol.parser import OWN_HEADERS
+from apps.stomp.protocol.events import Ack, Send, SendHead, Violation
+from apps.stomp.protocol.parser import OWN_HEADERS, Heads, Parser
 from tests.stomp_streams import SMALL, connected, converse, cut
 
 fragments = st.sampled_from(
@@ -96,6 +97,19 @@ def test_any_split_of_any_stream_gives_the_same_events(data: bytes, places: list
     whole = converse(connected(version, SMALL), [data])
     assert converse(connected(version, SMALL), cut(data, places)) == whole
     assert converse(connected(version, SMALL), [data[i : i + 1] for i in range(len(data))]) == whole
+
+
+@settings(max_examples=400, deadline=None)
+@given(streams, st.sampled_from(["1.0", "1.1", "1.2"]))
+@example(b"SUBSCRIBE\nid:1\nid:2\ndestination:q\nreceipt:5\n\n\0", "1.2")
+@example(b"DISCONNECT\n:x\n\n\0", "1.1")
+@example(b"DISCONNECT\nx\n\n\0", "1.1")
+def test_a_frame_that_is_decoded_as_a_whole_is_what_it_is_by_its_parts(data: bytes, version: str) -> None:
+    greeting = f"CONNECT\naccept-version:{version}\nlogin:me\n\n\0".encode()
+    as_a_whole = converse(ServerConnection(SMALL), [greeting, data])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "_plain_frame", lambda parser, head: None)
+        assert converse(ServerConnection(SMALL), [greeting, data]) == as_a_whole
 
 
 @settings(max_examples=200, deadline=None)
@@ -221,6 +235,29 @@ def test_the_head_of_a_send_is_taken_apart_once() -> None:
     sends += connection.receive(frame % 3)
     assert [send.receipt for send in sends if type(send) is Send] == [b"1", b"2", b"3"]
     assert len({id(send.head) for send in sends if type(send) is Send}) == 1
+
+
+def test_connections_may_share_what_they_learn_of_heads_until_one_is_told_to_forget() -> None:
+    heads: Heads = {}
+    frame = b"SEND\ndestination:/queue/a\nreceipt:1\n\nhi\0"
+
+    def open_one() -> ServerConnection:
+        connection = ServerConnection()
+        connection.receive(b"CONNECT\naccept-version:1.2\n\n\0")
+        connection.accept("s", "test", heads)
+        return connection
+
+    def head_on(connection: ServerConnection) -> SendHead:
+        (send,) = connection.receive(frame)
+        assert type(send) is Send
+        return send.head
+
+    first, second = open_one(), open_one()
+    assert head_on(first) is head_on(second)
+    first.forget_heads()
+    assert head_on(first) is head_on(first) is not head_on(second)
+    second.close()
+    assert heads
 
 
 def test_a_run_of_plain_acks_is_one_event() -> None:

@@ -24,6 +24,7 @@ from apps.broker.postgres.host import Host
 from apps.broker.postgres.names import read_described
 from apps.broker.postgres.operations import Operation
 from apps.broker.postgres.pipeline import ConnectionLost, Outcome, Pipeline, StatementFailed, Step, first_line
+from apps.broker.postgres.pressure import Pressure
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.recovery import RETRY_LAST, Doubt, ask, reconnect
 from apps.broker.postgres.sql import QUERIES
@@ -79,6 +80,7 @@ class Writer:
         self._deferred = False  # the batch has let one turn of the loop pass
         self._scarce: asyncio.TimerHandle | None = None  # until this fires, something is withheld
         self._withheld = 0
+        self._pressure = Pressure()
 
     # -- what the engine asks for
 
@@ -178,6 +180,7 @@ class Writer:
         """Look soon whether there is something to write or to claim."""
         if not self._scheduled:
             self._scheduled = True
+            self._pressure.ask()
             self._loop.call_soon(self._flush)
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
@@ -205,7 +208,11 @@ class Writer:
         if self._can_wait():
             self._be_patient()
             return
-        if 0 < len(self._backlog) < self._expected and time.monotonic() - self._ended < COMPANY:
+        now = time.monotonic()
+        if 0 < len(self._backlog) < self._expected and now - self._ended < COMPANY:
+            self.wake()
+            return
+        if 0 < len(self._backlog) < FEW and self._pressure.defers(now) and self._at_leisure():
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
@@ -242,6 +249,10 @@ class Writer:
             return False
         return not (self._host.wanting() or self._host.unresolved())
 
+    def _at_leisure(self) -> bool:
+        """Whether nothing but senders of a few messages waits for a batch."""
+        return not (self._impatient or self._topics or self._stale or self._host.wanting())
+
     def _be_patient(self) -> None:
         if self._patient is None:
             self._patient = self._loop.call_later(PATIENCE, self._hurry)
@@ -257,6 +268,7 @@ class Writer:
     def _gather(self) -> list[Operation]:
         impatient, self._impatient = self._impatient, False
         following, self._following = self._following, False
+        self._pressure.settle()
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None

@@ -19,16 +19,14 @@ class Beating:
     of its machine.
 
     Attributes:
-        expected, promised: whether the client beats, and whether we do.
-        last_read, last_write: when bytes came and went, in seconds of the loop; kept only where they matter.
+        last_read, last_write: when bytes came and went, in seconds of the loop.
     """
 
-    __slots__ = ("_connection", "_timers", "expected", "last_read", "last_write", "promised")
+    __slots__ = ("_connection", "_timers", "last_read", "last_write")
 
     def __init__(self, connection: "ClientConnection") -> None:
         self._connection = connection
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self.expected = self.promised = False
         self.last_read = self.last_write = 0.0
 
     def start(self) -> None:
@@ -37,10 +35,8 @@ class Beating:
         beats = connection.core.beats
         self.last_read = self.last_write = connection.loop.time()
         if beats.from_client:
-            self.expected = True
             self._expect(heartbeat.read_deadline(beats.from_client) / 1000)
         if beats.to_client:
-            self.promised = True
             self._beat(heartbeat.write_interval(beats.to_client) / 1000)
 
     def stop(self) -> None:

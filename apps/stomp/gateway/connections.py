@@ -57,6 +57,7 @@ class ClientConnection(Channel):
     """A connection to a client.
 
     Attributes:
+        principal: who it is; None before log-in.
         namespace: which it has entered; "" before log-in.
         held: unacked messages, see `subscriptions.Outlet`.
         unconfirmed: what happens to a failed frame that asked for no receipt.
@@ -66,6 +67,7 @@ class ClientConnection(Channel):
     """
 
     __slots__ = (
+        "_acknowledging",
         "_beating",
         "_deaf",
         "_ending",
@@ -74,11 +76,11 @@ class ClientConnection(Channel):
         "_later",
         "_outside",
         "_reason",
+        "_receiving",
         "_refused",
         "_released",
         "_since",
         "_written",
-        "acknowledging",
         "client_id",
         "core",
         "delivered",
@@ -89,8 +91,8 @@ class ClientConnection(Channel):
         "listener",
         "name",
         "namespace",
+        "principal",
         "receipts",
-        "receiving",
         "sending",
         "sent",
         "tasks",
@@ -115,10 +117,11 @@ class ClientConnection(Channel):
         self.receipts = Receipts(self.write, self._say)
         self.unconfirmed: Done = self._sent_without_receipt
         self.sending = Sending(self)
-        self.receiving = Receiving(self)
-        self.acknowledging = Acknowledging(self)
         self.entering = Entering(self, gateway)
-        self._beating = Beating(self)
+        # Most connections are pages of PHP, which send and go: what they have no use for is made by who asks for it.
+        self._receiving: Receiving | None = None
+        self._acknowledging: Acknowledging | None = None
+        self._beating: Beating | None = None
         self._written: list[ClientSubscription] = []  # with messages to be acked once they are written
         self._later: list[Event] = []  # what came before the socket was held
         self._deaf = False  # no event is handled now
@@ -130,6 +133,7 @@ class ClientConnection(Channel):
         self._hoards = False  # much is kept of what the client has not finished
         self._since = 0.0  # of the log-in, for the engine
         self._reason = "closed"  # or "lost", "disconnected", an ERROR's code
+        self.principal: Principal | None = None
         self.namespace = ""
         self.client_id: str | None = None
         self.version = "1.0"
@@ -154,7 +158,7 @@ class ClientConnection(Channel):
         """Bytes from the client."""
         if self._ending or self._refused:
             return
-        if self._beating.expected:
+        if self._beating is not None:
             self._beating.last_read = self.loop.time()
         if self.trace is not None:
             self.trace.note("in", data)
@@ -171,11 +175,11 @@ class ClientConnection(Channel):
         """A WebSocket has been read, and so much of it is half a message: data all the same, and memory."""
         if self._ending or self._refused:
             return
-        if self._beating.expected:
+        if self._beating is not None:
             self._beating.last_read = self.loop.time()
         self._outside = size
         greeting = self.options.limits.greeting
-        if size > greeting and self.entering.principal is None:
+        if size > greeting and self.principal is None:
             self.end(TooMany(f"before log-in a message has at most {greeting} bytes"))
         else:
             self._weigh()
@@ -186,7 +190,9 @@ class ClientConnection(Channel):
             self.hold("clogged")
 
     def _weigh(self) -> None:
-        hoard = self.core.kept + self._outside + self.acknowledging.gathered
+        hoard = self.core.kept + self._outside
+        if self._acknowledging is not None:
+            hoard += self._acknowledging.gathered
         if hoard > SMALL or self._hoards:
             self._hoards = hoard > SMALL and not self._ending
             self._gateway.hoards.note(self, hoard if self._hoards else 0)
@@ -209,33 +215,47 @@ class ClientConnection(Channel):
         self.lost = self._ending = True
         self.core.close()
         self.stop_timers()
-        self._beating.stop()
+        self._stop_beating()
         self._release(failed=True)
         self._out.clear()
-        self.receipts.waiting.clear()
         self._gateway.hoards.note(self, 0)
         self._gateway.forget(self)
         self._gateway.figures.leave(self, self._reason)
         self._log(error)
+        self._come_apart()
+
+    def _come_apart(self) -> None:
+        """Nothing of it refers to itself any more: its memory is free at once, and warm for the next connection. What
+        waits for the collector is walked by it, and what comes meanwhile gets memory that no cache holds.
+
+        What it is stays: who it was, its names, its engine, and its jobs, which end later than it does and are seen to
+        in its name. The parts go that serve what a client says, since none says anything here any more; whoever asks
+        for one of them all the same is at fault.
+        """
+        self.receipts.fall_silent()
+        self.unconfirmed = _unheard
+        self.held.clear()
+        self._receiving = self._acknowledging = self._beating = None
+        del self.sending, self.entering
 
     def pause_writing(self) -> None:
         """The client does not read: topics drop, queues bring nothing new, auto acks wait."""
         self.clogged = True
-        self.receiving.pause()
+        self.bring_no_more()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self.clogged = False
         self.release_hold("clogged")
-        if self.takes_more:
-            self.receiving.resume()
+        if self.takes_more and self._receiving is not None:
+            self._receiving.resume()
         self._confirm_written()
 
     # -- writing
 
     def flushed(self) -> None:
         """See `Channel`."""
-        if self._beating.promised:
+        if self._beating is not None:
             self._beating.last_write = self.loop.time()
         if self._written and not self.clogged:
             self._confirm_written()
@@ -340,22 +360,27 @@ class ClientConnection(Channel):
     def entered_by(self, event: Connect, principal: Principal) -> None:
         """Somebody has come in: CONNECTED, then what was said meanwhile."""
         self.stop_timer("login")
+        self.principal = principal
         self.namespace = principal.namespace
         self.client_id = event.headers.get("client-id")
         self._since = time.monotonic()
         self.version = self.core.version
         self.name = self._gateway.next_session()
         self.trace = self._gateway.traces.of(self)
-        self.write(self.core.accept(self.name, f"{SERVER} ({self.dialect.server})"))
-        self._beating.start()
-        self._handle(self.core.receive(b""))
+        heads = principal.heads.setdefault((id(self.listener), self.version), {})
+        self.write(self.core.accept(self.name, f"{SERVER} ({self.dialect.server})", heads))
+        if any(self.core.beats):
+            self._beating = Beating(self)
+            self._beating.start()
+        if self.core.kept:
+            self._handle(self.core.receive(b""))
 
     def forget_plans(self) -> None:
         """What was worked out of heads of SENDs counts no more."""
         self.core.forget_heads()
-        for event in self._later:
-            if type(event) is Send:
-                event.head.plan = None
+        self._later = [
+            event._replace(head=event.head.anew()) if type(event) is Send else event for event in self._later
+        ]
 
     # -- the end
 
@@ -410,7 +435,7 @@ class ClientConnection(Channel):
         return not (
             self.at_work
             or self.receipts.waiting
-            or self.acknowledging.transactions
+            or (self._acknowledging is not None and self._acknowledging.transactions)
             or self.sending.errands
             or self.holds
             or self._later
@@ -439,8 +464,18 @@ class ClientConnection(Channel):
         self.flush()
         self._release()
         self._gateway.hoards.note(self, 0)
-        self._beating.stop()
-        self.close_gently()
+        self._stop_beating()
+        self.close_gently(silent=self._says_nothing_more)
+
+    @property
+    def _says_nothing_more(self) -> bool:
+        """Whether a client that has left sends not a byte any more, or loses nothing if it does.
+
+        No frame follows a DISCONNECT (STOMP 1.2, "DISCONNECT"), but a beat may be on its way, where they were promised,
+        or the line end that may follow any frame. It resets the connection, which costs what is still on its way to the
+        client: messages, perhaps. A receipt has gone out by then.
+        """
+        return self.said_goodbye and self._receiving is None and not self.core.beats.from_client
 
     def _release(self, *, failed: bool = False) -> None:
         """Give everything back that the engine holds for this connection, once: nothing is taken after that.
@@ -451,8 +486,10 @@ class ClientConnection(Channel):
         if self._released:
             return
         self._released = True
-        self.acknowledging.release()
-        self.receiving.release(failed=failed)
+        if self._acknowledging is not None:
+            self._acknowledging.release()
+        if self._receiving is not None:
+            self._receiving.release(failed=failed)
         self._written.clear()
         self.entering.leave()
 
@@ -462,7 +499,7 @@ class ClientConnection(Channel):
         logger.info(
             "connection listener=%s peer=%s login=%s namespace=%s version=%s seconds=%.1f sent=%d "
             "delivered=%d reason=%s%s",
-            self.listener,
+            self.listener.shown,
             self.peer_name,
             principal.login if principal else "-",
             principal.namespace if principal else "-",
@@ -474,7 +511,35 @@ class ClientConnection(Channel):
             f" error={str(error)!r}" if error is not None else "",
         )
 
+    def _stop_beating(self) -> None:
+        if self._beating is not None:
+            self._beating.stop()
+
     # -- small parts
+
+    @property
+    def receiving(self) -> Receiving:
+        """What it receives from."""
+        if self._receiving is None:
+            self._receiving = Receiving(self)
+        return self._receiving
+
+    @property
+    def acknowledging(self) -> Acknowledging:
+        """What it says about messages that it holds."""
+        if self._acknowledging is None:
+            self._acknowledging = Acknowledging(self)
+        return self._acknowledging
+
+    @property
+    def subscriptions(self) -> int:
+        """How many it has."""
+        return 0 if self._receiving is None else len(self._receiving.subscriptions)
+
+    def bring_no_more(self) -> None:
+        """Subscriptions rest; what the client holds it may finish."""
+        if self._receiving is not None:
+            self._receiving.pause()
 
     @property
     def queues(self) -> QueuePort:
@@ -493,15 +558,10 @@ class ClientConnection(Channel):
         return self._gateway.selectors
 
     @property
-    def principal(self) -> Principal | None:
-        """Who it is; None before log-in."""
-        return self.entering.principal
-
-    @property
     def entered(self) -> Principal:
         """Who it is, after log-in."""
-        assert self.entering.principal is not None, "the core lets nothing through before CONNECT"
-        return self.entering.principal
+        assert self.principal is not None, "the core lets nothing through before CONNECT"
+        return self.principal
 
     @property
     def is_over(self) -> bool:
@@ -551,7 +611,7 @@ class ClientConnection(Channel):
 
     def taken_away(self, subscription: ClientSubscription) -> list[MessageId]:
         """See `subscriptions.Outlet`."""
-        return self.acknowledging.drop(subscription)
+        return [] if self._acknowledging is None else self._acknowledging.drop(subscription)
 
     def wait_for(self, reason: str) -> None:
         """Read no more, and handle nothing of what was read already, until `release_hold`."""
@@ -573,3 +633,7 @@ class ClientConnection(Channel):
     def start_task(self, work: Awaitable[None]) -> None:
         """Run something beside the loop's callbacks."""
         self._gateway.start_task(work)
+
+
+def _unheard(error: MsgwebError | None) -> None:
+    """What the engine says to a connection that is gone."""

@@ -18,18 +18,16 @@ class Entering:
     """The log-in of a connection.
 
     Attributes:
-        principal: who it is; None before.
         usage: what its key uses, of all its connections.
         metered: how many of the connection's sends were held against its key's limit.
     """
 
-    __slots__ = ("_connection", "_gateway", "_resumption", "metered", "principal", "usage")
+    __slots__ = ("_connection", "_gateway", "_resumption", "metered", "usage")
 
     def __init__(self, connection: "ClientConnection", gateway: "Gateway") -> None:
         self._connection = connection
         self._gateway = gateway
         self._resumption: asyncio.TimerHandle | None = None
-        self.principal: Principal | None = None
         self.usage: Usage = NOTHING
         self.metered = 0
 
@@ -68,7 +66,8 @@ class Entering:
                 self._enter(event, principal)
         finally:
             connection.release_hold("log-in")
-            self.meter()
+            if not connection.is_over:
+                self.meter()
 
     def _enter(self, event: Connect, principal: Principal) -> None:
         try:
@@ -76,7 +75,6 @@ class Entering:
         except MsgwebError as error:
             self._connection.end(error)
             return
-        self.principal = principal
         self._connection.entered_by(event, principal)
 
     def change(self, principal: Principal | None) -> None:
@@ -91,7 +89,7 @@ class Entering:
         if principal is None:
             connection.end(AccessRefused("this log-in was revoked, or has expired"))
             return
-        self.principal = principal
+        connection.principal = principal
         self.usage.limits = principal.limits
         connection.forget_plans()
         try:
@@ -117,6 +115,7 @@ class Entering:
         """The connection has ended."""
         if self._resumption is not None:
             self._resumption.cancel()
-        if self.principal is not None and self.usage is not NOTHING:
-            self._gateway.usages.leave(self.principal, self.usage)
+        principal = self._connection.principal
+        if principal is not None and self.usage is not NOTHING:
+            self._gateway.usages.leave(principal, self.usage)
             self.usage = NOTHING

@@ -53,7 +53,7 @@ class Figures:
         paused = Counter(reason for one in present for reason in one.holds)
         yield _by("connections_paused", "Connections that are not read, by why.", "reason", paused)
         yield _gauge("connections_clogged", "Clients that do not read.", sum(one.clogged for one in present))
-        yield _gauge("subscriptions", "Subscriptions.", sum(len(one.receiving.subscriptions) for one in present))
+        yield _gauge("subscriptions", "Subscriptions.", sum(one.subscriptions for one in present))
         yield _gauge("messages_unacked", "Messages that clients hold.", sum(len(one.held) for one in present))
         yield _gauge("bytes_unread", "Bytes that wait for clients to read.", sum(one.unread for one in present))
         yield _total("connections_ended", "Connections that have ended, by why.", "reason", self.ended)

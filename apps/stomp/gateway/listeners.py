@@ -67,6 +67,7 @@ class Listener:
         patient: a client that holds messages may miss its heart-beats while its TCP connection lives: PHP cannot beat
             while it works.
         options: limits and defaults.
+        shown: its URL without settings, for the log, where each connection is a line.
     """
 
     place: Listen
@@ -79,8 +80,10 @@ class Listener:
     anonymous: str | None = None
     patient: bool = True
     options: GatewayOptions = field(default_factory=GatewayOptions)
+    shown: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "shown", f"{self.scheme}://{self.place}{self.path or ''}")
         if self.anonymous is not None and not _is_loopback(self.place.host):
             raise BadListener(f"{self}: anonymous clients are let in on a loopback address only, such as 127.0.0.1")
         if self.anonymous is not None and self.proxy:
@@ -94,7 +97,7 @@ class Listener:
         return ("ws" if self.path else "stomp") + ("s" if self.tls else "")
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self.place}{self.path or ''}"
+        return self.shown
 
 
 def parse_listener(text: str, options: GatewayOptions | None = None) -> Listener:

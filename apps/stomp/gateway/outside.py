@@ -368,6 +368,8 @@ class OutsideWork:
             del self._held[assignment.delivery.id]
             if assignment.attempt is not None and not assignment.over:
                 self.end(assignment, "lost", tell=True)
+        if self._closing.pop(subscription, None) is not None:  # it was only kept for what it held
+            asyncio.get_running_loop().call_soon(self._connection.engine.unsubscribe, subscription.handle)
 
     def close(self, subscription: "ClientSubscription", done: Done | None = None, *, leaving: bool = False) -> bool:
         """A subscription ends; False: it holds no job, and may end at once.
@@ -436,7 +438,7 @@ class OutsideWork:
 
     def _tell(self, job: str, attempt: str, event: str, why: Why, grace: float | None = None) -> None:
         connection = self._connection
-        if not self.controls or connection.lost:
+        if not self.controls or connection.is_over:
             return
         headers = {"job-id": job, "job-attempt": attempt, "job-event": event, "reason": why}
         headers["content-type"] = "application/json"

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
+from apps.stomp.protocol.parser import Heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Principal:
         access: what it may do.
         limits: what it may use at once, of all its connections.
         identity: by which it is looked at again when access changes; None: it stays as it is.
+        heads: what was learned of the heads of its SENDs, access included, by listener and version: a page of PHP sends
+            on a connection of its own what many a page has sent before.
     """
 
     login: str
@@ -24,6 +27,7 @@ class Principal:
     access: Access = EVERYTHING
     limits: KeyLimits = NO_LIMITS
     identity: Identity | None = None
+    heads: dict[tuple[int, str], Heads] = field(default_factory=dict, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

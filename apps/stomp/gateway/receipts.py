@@ -71,6 +71,11 @@ class Receipts:
         if len(self.waiting) == 1:
             self.settle()
 
+    def fall_silent(self) -> None:
+        """The connection is gone: whatever is still under way has nobody to be confirmed to."""
+        self.waiting.clear()
+        self._write = self.refuse = _nobody
+
     def settle(self) -> None:
         """Confirm whatever is at the head of the line and finished."""
         waiting = self.waiting
@@ -83,3 +88,7 @@ class Receipts:
                 self._write(encoder.receipt(effect.receipt))
             if effect.then is not None:
                 effect.then()
+
+
+def _nobody(*_: object) -> None:
+    """Hears what is said to a connection that is gone."""

@@ -140,7 +140,7 @@ class Gateway:
         for acceptor in self._acceptors:
             acceptor.close()
         for connection in list(self.connections):
-            connection.receiving.pause()
+            connection.bring_no_more()
         deadline = self.loop.time() + seconds
         while self.connections and self.loop.time() < deadline:
             for connection in [one for one in self.connections if one.quiet]:

@@ -90,7 +90,7 @@ def _described(connection: "ClientConnection") -> dict[str, Any]:
         "since": time.time() - (connection.loop.time() - connection.opened),
         "sent": connection.sent,
         "delivered": connection.delivered,
-        "subscriptions": len(connection.receiving.subscriptions),
+        "subscriptions": connection.subscriptions,
         "unacked": len(connection.held),
         "paused": sorted(connection.holds),
         "clogged": connection.clogged,

@@ -43,7 +43,7 @@ from apps.stomp.protocol.events import (
     Violation,
 )
 from apps.stomp.protocol.heartbeat import Beats, HeartBeat
-from apps.stomp.protocol.parser import Frame, Limits, Parser
+from apps.stomp.protocol.parser import Frame, Heads, Limits, Parser
 
 State = Literal["greeting", "entering", "open", "closed"]
 #: Headers that name a durable subscription; an UNSUBSCRIBE with one ends it, also where nobody receives from it.
@@ -120,8 +120,11 @@ class ServerConnection:
                 break
         return events
 
-    def accept(self, session: str, server: str) -> bytes:
+    def accept(self, session: str, server: str, heads: Heads | None = None) -> bytes:
         """The client may come in: CONNECTED. Then `receive(b"")` returns what it said meanwhile.
+
+        Args:
+            heads: see `Parser.resume`; what the shell remembers of them (`SendHead.plan`) is shared as well.
 
         Raises:
             LocalProtocolError: nobody asked.
@@ -129,7 +132,7 @@ class ServerConnection:
         if self.state != "entering":
             raise LocalProtocolError(f"CONNECTED answers a CONNECT, and the state is {self.state}")
         self.state = "open"
-        self._parser.resume(self.version)
+        self._parser.resume(self.version, heads)
         return encoder.connected(self.version, session, server, self._heart_beat_header)
 
     def error(self, code: str, message: str, receipt: bytes | None = None) -> bytes:
@@ -199,11 +202,15 @@ class ServerConnection:
     def _connect(self, headers: dict[str, str]) -> Connect:
         if self.state != "greeting":
             raise AlreadyConnected("this connection has a CONNECT already")
-        offered = {version.strip() for version in headers.get("accept-version", "1.0").split(",")}
-        common = offered.intersection(encoder.VERSIONS)
-        if not common:
-            raise UnsupportedVersion(f"none of the versions offered is spoken here ({', '.join(encoder.VERSIONS)} are)")
-        self.version = max(common)
+        accepted = headers.get("accept-version", "1.0")
+        if accepted in encoder.VERSIONS:
+            self.version = accepted
+        else:
+            common = {version.strip() for version in accepted.split(",")}.intersection(encoder.VERSIONS)
+            if not common:
+                spoken = ", ".join(encoder.VERSIONS)
+                raise UnsupportedVersion(f"none of the versions offered is spoken here ({spoken} are)")
+            self.version = max(common)
         if self.version == "1.0":
             headers = {name: value.lstrip(" \t") for name, value in headers.items()}
         asked = headers.get("heart-beat")

@@ -13,7 +13,8 @@ AckMode = Literal["auto", "client", "client-individual"]
 
 
 class SendHead:
-    """The headers of a SEND, shared by all SENDs of a connection whose headers are the same but for the receipt.
+    """The headers of a SEND, shared by all SENDs whose headers are the same but for the receipt: those of a connection,
+    and of others that share what they learn (`Parser.resume`).
 
     Attributes:
         destination: decoded; empty where there was none.
@@ -33,6 +34,10 @@ class SendHead:
         self.transaction = transaction
         self.special = transaction is not None or not destination
         self.plan: Any = None
+
+    def anew(self) -> "SendHead":
+        """The same, with nothing remembered about it."""
+        return SendHead(self.destination, self.headers, self.fields, self.transaction)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SendHead) and (self.destination, self.headers, self.fields, self.transaction) == (

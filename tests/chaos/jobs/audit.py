@@ -14,7 +14,8 @@ SELECT id::text, split_part(task, '.', 2), state, attempt, failures, result, err
        (arguments->>'number')::int,
        (SELECT array_agg(outcome ORDER BY number) FROM jobs_attempt a WHERE a.job_id = j.id),
        (SELECT array_agg(error->>'code' ORDER BY number) FROM jobs_attempt a WHERE a.job_id = j.id),
-       (SELECT array_agg(data->>'state' ORDER BY e.id) FROM jobs_event e WHERE e.job_id = j.id AND e.kind = 'state')
+       (SELECT array_agg(data->>'state' ORDER BY e.id) FROM msgweb.job_event e
+        WHERE e.job_id = j.id AND e.kind = 'state')
 FROM jobs_job j WHERE task LIKE 'chaos.%%'
 """
 _LEFT = """
