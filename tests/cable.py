@@ -6,8 +6,6 @@ import threading
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.installation import free_ports
-
 
 class Cable:
     """A TCP port that leads to Postgres's Unix socket, until it is cut: then nothing passes, and nothing says so."""
@@ -15,12 +13,12 @@ class Cable:
     def __init__(self, conninfo: str) -> None:
         parts = conninfo_to_dict(conninfo)
         host, port = str(parts["host"]), parts.get("port") or 5432
-        (self.port,) = free_ports(1)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
         self.conninfo = make_conninfo(conninfo, host="127.0.0.1", port=self.port, sslmode="disable")
         self._target = f"{host}/.s.PGSQL.{port}"
         self._whole = threading.Event()
         self._whole.set()
-        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._sockets = [self._listener]
         threading.Thread(target=self._accept, daemon=True).start()
 

@@ -103,9 +103,5 @@ def installation(
     postgres: Postgres, template: Template, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Installation]:
     """A fresh installation, with nothing started yet; all that the test started is ended after it."""
-    with postgres.copy_of(template) as database:
-        installation = Installation(tmp_path_factory.mktemp("installation"), database, template.credentials)
-        try:
-            yield installation
-        finally:
-            installation.close()
+    with Installation.fresh(postgres, template, tmp_path_factory.mktemp("installation")) as installation:
+        yield installation

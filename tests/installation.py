@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +184,17 @@ class Installation:
         (home / "run").mkdir()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    @classmethod
+    @contextlib.contextmanager
+    def fresh(cls, postgres: Postgres, template: Template, home: Path) -> Iterator["Installation"]:
+        """One with nothing started yet, on a copy of the template; all that was started on it is ended after it."""
+        with postgres.copy_of(template) as database:
+            installation = cls(home, database, template.credentials)
+            try:
+                yield installation
+            finally:
+                installation.close()
+
     # -- processes
 
     def start(self, *names: str, arguments: tuple[str, ...] = ()) -> None:
@@ -276,7 +287,7 @@ class Installation:
         """Run a management command on this installation; its output."""
         return manage(self.env, *arguments)
 
-    def query(self, statement: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    def query(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """Run SQL on its database, in a transaction of its own; the rows, if it returns any."""
         with psycopg.connect(self.database) as connection:
             cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]

@@ -12,8 +12,13 @@ from tests.cable import Cable
 from tests.working import Jobs, gone, start
 
 POINTS = ("claimed", "started", "midway", "finished")
+#: One more for a worker that is cut off.
+CUT_POINTS = ("unheard", *POINTS)
 #: One that is begun again after a death, and one that never is.
 TASKS = ("samples.hold", "samples.once")
+#: What the processes of an installation need in their environment: the tasks, and to say what goes to which process.
+ENVIRONMENT = {"MSGWEB_TASK_MODULES": "tests.sample_tasks", "MSGWEB_LOG_LEVEL": "DEBUG"}
+FENCE = 1297568601  # the first key of the advisory locks of sessions' fences
 
 
 @contextlib.contextmanager
@@ -38,13 +43,35 @@ def stopped(pids: list[int]) -> Iterator[None]:
 
 
 def claimed(jobs: Jobs) -> bool:
-    """Whether a worker holds a message."""
+    """Whether a worker holds a message. It may not know that yet: it learns it from the answer to its claim."""
     return bool(jobs.query("SELECT 1 FROM msgweb.message WHERE session IS NOT NULL"))
+
+
+def turned_away(jobs: Jobs) -> bool:
+    """Whether a worker has asked for the row of its job in order to begin, and did not get it: of all that a worker
+    runs, that alone ends with a rollback."""
+    asked = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND query = 'ROLLBACK'"
+    return bool(jobs.query(f"{asked} AND application_name LIKE 'msgweb worker %%'"))
+
+
+@contextlib.contextmanager
+def batches_held(jobs: Jobs) -> Iterator[None]:
+    """What the latest worker's engine writes waits in Postgres: somebody has its session's fence."""
+    with contextlib.closing(psycopg.connect(jobs.installation.database)) as holder:
+        newest = "(SELECT max(id) FROM msgweb.session WHERE kind = 'worker')"
+        holder.execute(f"SELECT pg_advisory_xact_lock({FENCE}, {newest})")
+        yield
+
+
+def batch_waits(jobs: Jobs) -> bool:
+    """Whether a batch waits for that."""
+    return bool(jobs.query(f"SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory' AND classid = {FENCE}"))
 
 
 def bring_to(jobs: Jobs, point: str, task: str, keeping: contextlib.ExitStack) -> str:
     """A job at that point of its life; `keeping` holds what keeps it there.
 
+    unheard    its worker has sent the claim for the message, which waits in Postgres
     claimed    its worker has the message, and cannot record that it begins
     started    that it begins is on disk; its process does not get to it
     midway     it is at work, until `jobs.go()`
@@ -52,17 +79,23 @@ def bring_to(jobs: Jobs, point: str, task: str, keeping: contextlib.ExitStack) -
     """
     # Impolite: it does not stop when it is asked to.
     arguments = {"folder": str(jobs.folder)} | ({"polite": False} if task == "samples.hold" else {})
-    if point == "claimed":
-        jobs.installation.signal("worker", signal.SIGUSR1)  # pauses it, until the row is held
+    if point in ("unheard", "claimed"):
+        jobs.installation.signal("worker", signal.SIGUSR1)  # pauses it, until somebody has what it will need
         jobs.until(lambda: "paused" in jobs.installation.log("worker"), "it pauses")
         job = jobs.ask(task, **arguments)
-        keeping.enter_context(row_held(jobs, job))
+        keeping.enter_context(row_held(jobs, job) if point == "claimed" else batches_held(jobs))
         jobs.installation.signal("worker", signal.SIGUSR2)
-        jobs.until(lambda: claimed(jobs), "the message is claimed")
+        if point == "claimed":
+            # That the message is claimed is to be seen before the worker hears of it.
+            jobs.until(lambda: claimed(jobs) and turned_away(jobs), "the message is claimed, and its worker at it")
+        else:
+            jobs.until(lambda: batch_waits(jobs), "the claim is under way")
     elif point == "started":
         keeping.enter_context(stopped(jobs.slots()))
         job = jobs.ask(task, **arguments)
-        jobs.until(lambda: jobs.row(job)["state"] == "running", "its start is recorded")
+        # That its start is recorded is to be seen before the worker hears of it.
+        sent = f"job {job}: {task}, attempt 1, slot"
+        jobs.until(lambda: sent in jobs.installation.log("worker"), "its start is recorded, and it goes to its process")
     else:
         job = jobs.ask(task, **arguments)
         jobs.until(jobs.begun, "it begins")
@@ -101,6 +134,8 @@ class CutOff:
         self.cut_at = time.monotonic()
         if self._point != "started":
             self._keeping.close()
+        if self._point == "unheard":
+            jobs.until(lambda: claimed(jobs), "the message is claimed, and the answer on its way")
         start(jobs, "worker2")
 
     def is_taken_up(self) -> bool:
@@ -112,7 +147,8 @@ class CutOff:
     def mend(self) -> None:
         """The line is whole again: the first worker learns what has become of its job."""
         self._cable.mend()
-        told = f"job {self.job} is lost"
+        # Of a message that it never had it has lost nothing.
+        told = "this process goes on as session" if self._point == "unheard" else f"job {self.job} is lost"
         self._jobs.until(lambda: told in self._jobs.installation.log("worker"), "the first worker learns of its loss")
         if self._point == "started":
             self._jobs.until(lambda: any(map(gone, self._slots)), "and ends the process that it gave it to")
@@ -133,7 +169,7 @@ class CutOff:
         runs, outcomes = len(jobs.begun()), jobs.outcomes(self.job)
         jobs.until(lambda: jobs.waiting() == 0, "no message is left")
         assert ended["failures"] == 0
-        if self._point == "claimed":
+        if self._point in ("unheard", "claimed"):
             assert (ended["state"], runs, outcomes) == ("succeeded", 1, ["succeeded"])
         elif self._task == "samples.once":
             assert (ended["state"], ended["error"]["code"]) == ("failed", "worker_died")

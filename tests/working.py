@@ -4,10 +4,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import tests.sample_tasks  # noqa: F401 -- what most of them ask for
+from apps.jobs import registry
+from apps.jobs.asking import Ask, encoded, request_of
+from apps.jobs.errors import UnknownTask
+from apps.jobs.queries import query
 from msgweb.home import REPOSITORY
 from tests.installation import Installation, until
 
@@ -24,7 +30,17 @@ class Jobs:
         self.namespace = installation.credentials["stomp"]["namespace"]
 
     def ask(self, task: str, reply_to: str = "", **arguments: Any) -> str:
-        """Ask for a job in a process of its own, as an application would; its id."""
+        """Ask for a job; its id. By the statement that `submit` sends, of which Django need not be started anew."""
+        try:
+            declared = registry.find(task)
+        except UnknownTask:
+            return self.ask_elsewhere(task, reply_to, **arguments)
+        request = request_of(declared, self.namespace, arguments, Ask(reply_to=reply_to or None))
+        (job, _, _), *_ = self.installation.query(query("enqueue"), {"request": encoded(request)})
+        return str(job)
+
+    def ask_elsewhere(self, task: str, reply_to: str = "", **arguments: Any) -> str:
+        """The same in a process of its own, as an application would: of tasks that are not loaded here."""
         code = (
             "import json, sys\n"
             "import django\n"
@@ -160,6 +176,26 @@ class Jobs:
         )
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+
+def together(cases: Mapping[str, Callable[[], object]]) -> None:
+    """Run cases at once, each in a thread: most of the time each waits for processes of its own.
+
+    Raises:
+        ExceptionGroup: what went wrong, with the name of the case.
+    """
+    with ThreadPoolExecutor(len(cases)) as threads:
+        runs = {name: threads.submit(case) for name, case in cases.items()}
+    errors = []
+    for name, run in runs.items():
+        error = run.exception()
+        if isinstance(error, Exception):
+            error.add_note(f"the case: {name}")
+            errors.append(error)
+        elif error is not None:
+            raise error
+    if errors:
+        raise ExceptionGroup("cases that went wrong", errors)
 
 
 def gone(pid: int) -> bool:

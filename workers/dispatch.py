@@ -139,13 +139,18 @@ class Dispatch:
     def lost(self, subscription: Subscription) -> None:
         """`Consumer.lost`: whoever holds the messages now does the jobs; what runs here is ended."""
         for claim in self.intake.held(subscription):
-            log.warning("job %s is lost to another worker: this one was taken for dead", claim.job)
+            self._note_loss(claim, "this one was taken for dead")
             claim.lost = True
             if claim.slot is not None and claim.frame is not None:
                 self._end(claim, "lost")
             else:
                 self._forget(claim)
         self.flush_soon()
+
+    def _note_loss(self, claim: Claim, how: str) -> None:
+        """Say once that its job is somebody else's: the engine tells it, or what was to be recorded is refused."""
+        if not claim.lost:
+            log.warning("job %s is lost to another worker: %s", claim.job, how)
 
     def serve(self, names: list[str]) -> None:
         """These namespaces there are."""
@@ -282,6 +287,7 @@ class Dispatch:
             elif answer.reason == "final":
                 self._accept(claim)
             else:  # a later delivery of this message is at work: this one is not held any more
+                self._note_loss(claim, "its beginning is refused")
                 self._refuse(claim)
         elif not claim.lost:
             run = claim.run = answer.run
@@ -391,7 +397,10 @@ class Dispatch:
             log.error("job %s: its end cannot be recorded: %s", claim.job, ended)
             self._refuse_later(claim)
             return
-        log.debug("job %s: %s", claim.job, ended.state or "somebody else has it")
+        if ended.state is None:
+            self._note_loss(claim, "its end is refused")
+        else:
+            log.debug("job %s: %s", claim.job, ended.state)
         if ended.state in (None, "ready"):
             self._refuse(claim)
         else:

@@ -17,6 +17,7 @@ from psycopg.adapt import PyFormat, Transformer
 from psycopg.errors import error_from_result
 
 from apps.jobs.queries import query
+from msgweb.hangups import hung_up
 
 Row = tuple[Any, ...]
 Step = tuple[str, Mapping[str, Any]]
@@ -149,6 +150,12 @@ class Pipelined:
         self._writing = left
 
     def _read(self) -> None:
+        """Take what there is to be read. Of a connection that broke all of it: nobody calls again."""
+        self._take()
+        while self._done is not None and not self._done.done() and hung_up(self._descriptor):
+            self._take()
+
+    def _take(self) -> None:
         """Collect a result a statement, up to the first that failed; those of the preparations are left out."""
         pg = self._pg
         try:

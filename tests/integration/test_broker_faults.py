@@ -1,6 +1,7 @@
 """Faults that a conformance suite cannot make: a process that hears nothing, a crash that empties unlogged tables."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import uuid
@@ -122,7 +123,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 @pytest.mark.chaos
 @pytest.mark.skipif(not sessions.MACHINE, reason="needs Linux's /proc, to see that a process is gone")
-def test_a_process_that_was_killed_on_this_machine_is_not_waited_for(conninfo, queue, monkeypatch):
+@pytest.mark.parametrize("reaped", [True, False], ids=["reaped", "a-zombie"])
+def test_a_process_that_was_killed_on_this_machine_is_not_waited_for(conninfo, queue, monkeypatch, reaped):
     monkeypatch.setattr(sessions, "LOCK_GRACE", 3600.0)
 
     async def scenario() -> None:
@@ -136,11 +138,14 @@ def test_a_process_that_was_killed_on_this_machine_is_not_waited_for(conninfo, q
             assert taker.stdout is not None
             assert await asyncio.to_thread(taker.stdout.readline) == b"took\n"
             taker.kill()
-            taker.wait()
+            os.waitid(os.P_PID, taker.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still to be asked for it
+            if reaped:
+                taker.wait()
             taker.stdout.close()
             consumer = Recorder(engine)
             engine.subscribe(queue, consumer, 1)
             await consumer.count(1)
             assert consumer.deliveries[0].deliveries == 2
+            taker.wait()
 
     asyncio.run(scenario())

@@ -5,24 +5,42 @@ import contextlib
 import json
 import os
 import signal
+import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from functools import partial
 
 import psycopg
 import pytest
 
 from tests.cable import Cable
-from tests.installation import Installation
-from tests.lifepoints import POINTS, TASKS, CutOff, bring_to, row_held
+from tests.installation import Installation, Postgres, Template
+from tests.lifepoints import CUT_POINTS, ENVIRONMENT, POINTS, TASKS, CutOff, bring_to, row_held
 from tests.mortal import Mortal
-from tests.working import Jobs, gone, start
+from tests.working import Jobs, gone, start, together
+
+Workplaces = Callable[[], Jobs]
 
 
 @pytest.fixture
-def jobs(installation: Installation, tmp_path: Path) -> Jobs:
-    installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
-    installation.env["MSGWEB_LEASE_SECONDS"] = "300"  # nobody may have to wait for it: who is gone is seen to be
-    return Jobs(installation, tmp_path)
+def workplaces(
+    postgres: Postgres, template: Template, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Workplaces]:
+    """Makes installations, for cases that have nothing to do with each other."""
+    with contextlib.ExitStack() as ending:
+
+        def make() -> Jobs:
+            home = tmp_path_factory.mktemp("installation")
+            installation = ending.enter_context(Installation.fresh(postgres, template, home))
+            installation.env.update(ENVIRONMENT)
+            installation.env["MSGWEB_LEASE_SECONDS"] = "300"  # nobody may have to wait for it: the dead are seen
+            return Jobs(installation, tmp_path_factory.mktemp("jobs"))
+
+        yield make
+
+
+@pytest.fixture
+def jobs(workplaces: Workplaces) -> Jobs:
+    return workplaces()
 
 
 def kill(jobs: Jobs, victim: str) -> None:
@@ -38,11 +56,8 @@ def kill(jobs: Jobs, victim: str) -> None:
         jobs.installation.wait("worker")
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("victim", ["slots", "supervisor", "main", "all"])
-@pytest.mark.parametrize("point", POINTS)
-def test_nothing_is_lost_and_nothing_done_twice_that_must_not(jobs: Jobs, point: str, victim: str, task: str) -> None:
+def kill_at(jobs: Jobs, point: str, victim: str, task: str) -> None:
+    """Kill processes of a worker with a job at some point of its life, and look at what becomes of that."""
     start(jobs)
     with contextlib.ExitStack() as keeping:
         job = bring_to(jobs, point, task, keeping)
@@ -64,6 +79,14 @@ def test_nothing_is_lost_and_nothing_done_twice_that_must_not(jobs: Jobs, point:
         assert (ended["state"], runs) == ("succeeded", before + 1)
         assert outcomes == ["failed" if slot_only else "interrupted", "succeeded"]
         assert ended["failures"] == int(slot_only)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("point", POINTS)
+def test_nothing_is_lost_and_nothing_done_twice_that_must_not(workplaces: Workplaces, point: str, task: str) -> None:
+    victims = ("slots", "supervisor", "main", "all")
+    together({victim: partial(kill_at, workplaces(), point, victim, task) for victim in victims})
 
 
 @pytest.mark.chaos
@@ -125,73 +148,102 @@ def test_a_signal_to_every_process_at_once_still_lets_the_job_end(jobs: Jobs) ->
     assert (row["state"], row["attempt"], jobs.outcomes(job)) == ("succeeded", 1, ["succeeded"])
 
 
-@pytest.fixture
-def cable(installation: Installation) -> Iterator[Cable]:
-    cable = Cable(installation.database)
-    yield cable
-    cable.close()
+@contextlib.contextmanager
+def cabled(jobs: Jobs) -> Iterator[Cable]:
+    cable = Cable(jobs.installation.database)
+    try:
+        yield cable
+    finally:
+        cable.close()
+
+
+def cut_off_at(jobs: Jobs, point: str, task: str) -> None:
+    """Cut a worker off for longer than its lease."""
+    jobs.installation.env["MSGWEB_LEASE_SECONDS"] = "3"
+    with cabled(jobs) as cable:
+        cut_off = CutOff(jobs, cable, point, task)
+        cut_off.cut()
+        jobs.until(cut_off.is_taken_up, "the other worker takes the job up")
+        cut_off.mend()
+        cut_off.check()
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("point", POINTS)
 def test_a_worker_cut_off_for_longer_than_its_lease_loses_the_job_and_its_late_word_is_refused(
-    jobs: Jobs, cable: Cable, point: str, task: str
+    workplaces: Workplaces, task: str
 ) -> None:
     """For a minute, with the usual lease: `make chaos ARGS="--cut 60"`."""
-    jobs.installation.env["MSGWEB_LEASE_SECONDS"] = "2"
-    cut_off = CutOff(jobs, cable, point, task)
-    cut_off.cut()
-    jobs.until(cut_off.is_taken_up, "the other worker takes the job up")
-    cut_off.mend()
-    cut_off.check()
+    together({point: partial(cut_off_at, workplaces(), point, task) for point in CUT_POINTS})
 
 
-@pytest.mark.chaos
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("point", POINTS)
-def test_a_worker_cut_off_for_a_while_keeps_its_job_and_records_its_end(
-    jobs: Jobs, cable: Cable, point: str, task: str
-) -> None:
-    jobs.installation.env["DATABASE_URL"] = cable.conninfo
-    start(jobs)
-    with contextlib.ExitStack() as keeping:
-        job = bring_to(jobs, point, task, keeping)
-        cable.cut()
-    jobs.go()
-    if point in ("started", "midway"):
-        jobs.until(lambda: (jobs.folder / "ended").exists(), "the job ends")
-        assert jobs.row(job)["state"] == "running"
-    cable.mend()
-    ended = jobs.end(job)
+def cut_off_shortly_at(jobs: Jobs, point: str, task: str) -> None:
+    """Cut a worker off for less than its lease."""
+    with cabled(jobs) as cable:
+        jobs.installation.env["DATABASE_URL"] = cable.conninfo
+        start(jobs)
+        with contextlib.ExitStack() as keeping:
+            job = bring_to(jobs, point, task, keeping)
+            cable.cut()
+        jobs.go()
+        if point in ("started", "midway"):
+            jobs.until(lambda: (jobs.folder / "ended").exists(), "the job ends")
+            assert jobs.row(job)["state"] == "running"
+        cable.mend()
+        ended = jobs.end(job)
     assert (ended["state"], ended["attempt"], jobs.outcomes(job)) == ("succeeded", 1, ["succeeded"])
     assert len(jobs.begun()) == 1
 
 
-@pytest.fixture
-def mortal(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Jobs, Callable[[], None]]]:
+@pytest.mark.chaos
+@pytest.mark.parametrize("task", TASKS)
+def test_a_worker_cut_off_for_a_while_keeps_its_job_and_records_its_end(workplaces: Workplaces, task: str) -> None:
+    together({point: partial(cut_off_shortly_at, workplaces(), point, task) for point in CUT_POINTS})
+
+
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Mortal]:
     with Mortal.prepared() as postgres:
-        credentials = json.loads((postgres.home / "credentials.json").read_text())
-        installation = Installation(tmp_path_factory.mktemp("installation"), postgres.conninfo, credentials)
-        installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
-        try:
-            yield Jobs(installation, tmp_path), postgres.kill
-        finally:
-            installation.close()
+        yield postgres
+
+
+@pytest.fixture
+def endangered(mortal: Mortal, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplaces]:
+    """Makes installations on a Postgres that is killed."""
+    credentials = json.loads((mortal.home / "credentials.json").read_text())
+    with contextlib.ExitStack() as ending:
+
+        def make() -> Jobs:
+            database = mortal.copied(f"msgweb_{uuid.uuid4().hex[:12]}")
+            installation = Installation(tmp_path_factory.mktemp("installation"), database, credentials)
+            ending.callback(installation.close)
+            installation.env.update(ENVIRONMENT)
+            return Jobs(installation, tmp_path_factory.mktemp("jobs"))
+
+        yield make
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("point", POINTS)
 def test_postgres_killed_and_started_again_costs_a_job_nothing(
-    mortal: tuple[Jobs, Callable[[], None]], point: str, task: str
+    endangered: Workplaces, mortal: Mortal, task: str
 ) -> None:
-    jobs, kill_postgres = mortal
-    start(jobs)
+    cases = {point: endangered() for point in POINTS}
+    jobs_of: dict[str, str] = {}
+
+    def prepare(point: str) -> None:
+        start(cases[point])
+        jobs_of[point] = bring_to(cases[point], point, task, keeping)
+
+    def look(point: str) -> None:
+        jobs = cases[point]
+        jobs.go()
+        ended = jobs.end(jobs_of[point])
+        assert (ended["state"], ended["failures"], len(jobs.begun())) == ("succeeded", 0, 1)
+        jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+
+    # What keeps the jobs where they are is closed when the connections of it are broken.
     with contextlib.suppress(psycopg.OperationalError), contextlib.ExitStack() as keeping:
-        job = bring_to(jobs, point, task, keeping)
-        kill_postgres()
-    jobs.go()
-    ended = jobs.end(job)
-    assert (ended["state"], ended["failures"], len(jobs.begun())) == ("succeeded", 0, 1)
-    jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
+        together({point: partial(prepare, point) for point in POINTS})
+        mortal.kill()
+    together({point: partial(look, point) for point in POINTS})

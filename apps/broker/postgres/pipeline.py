@@ -13,6 +13,8 @@ import psycopg
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from msgweb.hangups import hung_up
+
 #: The statements' plans do not depend on how much waits: index scans and nested loops, planned once. Without these a
 #: plan made while the tables were empty would scan them when they are not, and planning would cost more than running.
 #: A batch relies on each of its statements seeing what was committed before that statement.
@@ -207,6 +209,13 @@ class Pipeline:
             self._lost(str(error))
 
     def _readable(self) -> None:
+        """Take what there is to be read. Of a connection that broke all of it: nobody calls again."""
+        run = self._finished
+        self._take()
+        while run is not None and self._finished is run and hung_up(self._fd):
+            self._take()
+
+    def _take(self) -> None:
         pg = self._pg
         try:
             pg.consume_input()

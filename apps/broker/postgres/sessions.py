@@ -339,10 +339,16 @@ class SessionKeeper:
 
 
 def _runs(pid: int) -> bool:
+    """Whether that process lives. One that has ended and waits for its parent to ask for its status does not: the
+    parent of an orphan may take seconds, or in a container never ask."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         pass
-    return True
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return True
+    return status.rpartition(b") ")[2][:1] not in (b"Z", b"X")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.cable import Cable
 from tests.installation import Installation
-from tests.lifepoints import POINTS, TASKS, CutOff
+from tests.lifepoints import CUT_POINTS, ENVIRONMENT, TASKS, CutOff
 from tests.mortal import Mortal
 from tests.working import Jobs
 
@@ -27,14 +27,14 @@ def cut(seconds: float) -> int:
         credentials = json.loads((postgres.home / "credentials.json").read_text())
         for task in TASKS:
             cases = {}
-            for point in POINTS:
+            for point in CUT_POINTS:
                 home = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="msgweb-cut-")))
                 (home / "jobs").mkdir()
                 (home / "home").mkdir()
                 database = postgres.copied(f"{task}-{point}")
                 installation = Installation(home / "home", database, credentials)
                 closing.callback(installation.close)
-                installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
+                installation.env.update(ENVIRONMENT)
                 installation.env["MSGWEB_LEASE_SECONDS"] = str(LEASE_SECONDS)
                 cable = Cable(database)
                 closing.callback(cable.close)
