@@ -251,8 +251,8 @@ def _check_door(door: Task | Job, wish: Wish | None) -> None:
 
 
 def _without_schedule(headers: bytes) -> bytes:
-    """Kept headers without those that ask for a delay or a schedule: who forwards a message with all its headers makes no
-    other schedule of it."""
+    """Kept headers without those that ask for a delay or a schedule: who forwards a message with all its headers
+    makes no other schedule of it."""
     return b"\n".join(line for line in headers.split(b"\n") if line.partition(b":")[0] not in _SCHEDULED)
 
 
