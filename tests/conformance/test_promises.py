@@ -642,6 +642,7 @@ def test_who_has_credit_by_its_word_and_leaves_a_message_lying_is_not_waited_for
         far.subscribe(queue, high, 10, priority=1)
         await near_knows(near, queue, 1)
         assert isinstance(far, PostgresEngine)
+        await far._writer.settled()  # a claim that is under way would take it
         flush = far._writer._flush
         far._writer._flush = lambda: None  # as if its program were stuck, while its lease is renewed
         await send(near, queue, b"stuck")

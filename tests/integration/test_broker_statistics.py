@@ -50,20 +50,23 @@ def test_what_an_engine_did_is_written_down(conninfo, queue):
         engine.nack(subscription, consumer.ids[1:2])
         await consumer.count(4)
         await done(lambda callback: engine.nack(subscription, consumer.ids[2:3], callback, Refusal(dead_letter=True)))
+        headed = Message(queue, b"12345", b"colour:red\n")
+        await done(lambda callback: engine.send(headed, callback))
+        await consumer.count(5)
         await engine.close()  # writes what was counted last
 
     asyncio.run(work())
     outbox.send(N, queue.name, "123")
     found = total(queue)
     assert {name: found[name] for name in ("sent", "delivered", "acked", "redelivered", "failed", "dead_lettered")} == {
-        "sent": 4,
-        "delivered": 4,
+        "sent": 5,
+        "delivered": 5,
         "acked": 1,
         "redelivered": 1,
         "failed": 2,
         "dead_lettered": 1,
     }
-    assert found["sent_bytes"] == 18
+    assert (found["sent_bytes"], found["delivered_bytes"]) == (34, 36)
 
 
 def test_what_sql_counted_is_shown_at_once_and_folded_once(conninfo, queue):
