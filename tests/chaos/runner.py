@@ -33,7 +33,7 @@ DRAIN_SECONDS = 75.0  # without any progress: the engine's most thorough look at
 END_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 LOOK_SECONDS = 0.03  # between two looks whether the queues are empty
 IDLE_SECONDS = 0.5  # after this long without progress the faults that are left come at once
-SLOW_SECONDS = 5.0  # a drain that takes longer is told of, with what was left then
+STILL_SECONDS = 3.0  # a drain in which nothing is delivered for longer is told of, with what was left then
 
 _MAKE = "SELECT msgweb.destination_id(%s, 'queue', %s)"
 _SET = "UPDATE msgweb.destination SET retry_delay = %s, retry_delay_max = 0.5 WHERE id = %s"
@@ -53,7 +53,8 @@ class Result:
     Attributes:
         counts: for the summary.
         drained: seconds from the last fault's end until the queues were empty.
-        slow: what was left in the queues after `SLOW_SECONDS`, and each time that this changed afterwards.
+        stood: the longest time, seconds, in which nothing was delivered meanwhile.
+        still: what was left in the queues when nothing was for `STILL_SECONDS`.
         violations: also the clients' complaints about answers that no client should get.
     """
 
@@ -61,7 +62,8 @@ class Result:
     seconds: float
     drained: float
     counts: Counter[str] = field(default_factory=Counter)
-    slow: list[str] = field(default_factory=list)
+    stood: float = 0.0
+    still: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -89,7 +91,8 @@ class Run:
         self._moved = asyncio.Event()
         self._manned = asyncio.Event()  # the workers run
         self._last_move = time.monotonic()
-        self._slow: list[str] = []
+        self._stood = 0.0
+        self._still: list[str] = []
 
     # -- for the actors
 
@@ -156,7 +159,7 @@ class Run:
             for client in self._clients:
                 client.abandon()
         await self.world.read_notes()
-        result = Result(self.plan.seed, time.monotonic() - begun, drained, slow=self._slow)
+        result = Result(self.plan.seed, time.monotonic() - begun, drained, stood=self._stood, still=self._still)
         result.events = in_order([*self.recorder.events, *workers.events, *self.world.events[before:]])
         result.violations = check(result.events)
         for client in self._clients:
@@ -218,12 +221,14 @@ class Run:
                 (queue, state if pid is None else f"{state} by {self.world.name_of(pid)}", count)
                 for queue, state, pid, count in left
             ]
-            if time.monotonic() - begun > SLOW_SECONDS and (where, waiting) != before:
+            standing = time.monotonic() - max(begun, self._last_move)
+            self._stood = max(self._stood, standing)
+            if standing > STILL_SECONDS and (where, waiting) != before:
                 before = where, waiting
                 what = [f"{queue}: {count} {state}" for queue, state, count in where]
                 what += ["a client waits for an answer"] if waiting else []
-                self._slow.append(f"{time.monotonic() - begun:.2f} s: {'; '.join(what)}")
-            if time.monotonic() - max(begun, self._last_move) > DRAIN_SECONDS:
+                self._still.append(f"nothing was delivered for {standing:.1f} s; {'; '.join(what)}")
+            if standing > DRAIN_SECONDS:
                 for queue, state, count in where:
                     self.recorder.write(Remaining, queue=queue, messages=count, state=state)
                 return
