@@ -16,7 +16,7 @@ from psycopg import pq
 
 from apps.broker.engine import REPLY_PREFIX, Address, Message, MessageId, SessionId
 from apps.broker.errors import QueueFull
-from apps.broker.postgres import packing, topics
+from apps.broker.postgres import leftovers, packing, resolving, topics
 from apps.broker.postgres.backlog import Backlog
 from apps.broker.postgres.batch import Batch, Claimable
 from apps.broker.postgres.callbacks import guarded
@@ -36,8 +36,7 @@ CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
 COMPANY = 0.00015  # seconds after a batch in which those who waited for it may go on: the next one has them all then
 FEW = 64  # operations; a larger batch costs so much by itself that company saves little
 PATIENCE = 0.001  # seconds that acks for which nobody waits may gather before they are written
-WORTH_WAITING = 0.5  # of a queue's messages that wait for one more batch this share was acked by then, of late,
-PROBE = 16  # or they wait in one of so many batches alone
+PROBE = 16  # one in so many batches tries whether messages that were handed over are worth waiting for
 PARK_SECONDS = 0.2  # until a destination that an open transaction is making is tried again
 TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other processes; best effort ends there
 LOCKED = ("55P03", "40P01")
@@ -236,7 +235,7 @@ class Writer:
             self._idle.clear()
             return
         self._busy = True
-        names = self._unknown(operations, unresolved)
+        names = resolving.unknown(operations, unresolved, self._host.queue)
         if names:
             self._resolve([names], operations, [])
         else:
@@ -279,41 +278,10 @@ class Writer:
             for callback in relieved:
                 guarded(callback)
         if following and heavy and not impatient and not self._backlog.isolating:
-            return self._without_held(operations)
+            now, later = leftovers.divide(operations, self._host.queue, probe=self._number % PROBE == 0)
+            self._backlog.put_back(later)
+            return now
         return operations
-
-    def _without_held(self, operations: list[Operation]) -> list[Operation]:
-        """Where one batch follows the other, let what was handed over wait for one more: where consumers are quick, it
-        is acked by then and need not be written. A message gets its position when it is written, so none waits behind
-        which another one of its queue is written."""
-        acked = {message_id for operation in operations for message_id, _ in operation.acks}
-        named = {message_id for operation in operations for message_id in operation.named()}
-        now, later = [], []
-        written: set[Address] = set()
-        for operation in reversed(operations):
-            if not operation.holder:
-                written.update(message.address for message in operation.sends)
-            elif operation.handed not in acked:
-                address = operation.sends[0].address
-                waits = not (operation.passed or operation.handed in named or address in written)
-                if waits and (self._host.queue(address).settling > WORTH_WAITING or self._number % PROBE == 0):
-                    operation.passed = True
-                    later.append(operation)
-                    continue
-                written.add(address)
-            now.append(operation)
-        self._backlog.put_back(later[::-1])
-        return now[::-1]
-
-    def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
-        unknown = {queue.address: queue for queue in unresolved}
-        for operation in operations:
-            for message in operation.sends:
-                if message.address.kind == "queue" and message.address not in unknown:
-                    queue = self._host.queue(message.address)
-                    if queue.id is None:
-                        unknown[message.address] = queue
-        return list(unknown.values())
 
     def _resolve(self, groups: list[list[Queue]], operations: list[Operation], resolved: list[Queue]) -> None:
         """Get the ids of names, a group at a time; then write. A group that fails is halved until the bad name is
@@ -328,28 +296,10 @@ class Writer:
             return
         assert self._pipeline is not None
         names = groups.pop()
-        plain = [queue for queue in names if not queue.owned]
-        owned = [queue for queue in names if queue.owned]
-        session = packing.int4(self._host.session)
-        steps: list[Step] = [("briefly", ())]
-        if plain:
-            addresses = [queue.address for queue in plain]
-            columns = ([a.namespace for a in addresses], [a.kind for a in addresses], [a.name for a in addresses])
-            steps.append(("resolve", [packing.text_array(column) for column in columns]))
-            steps.append(("describe_named", [packing.text_array(columns[0]), packing.text_array(columns[2])]))
-        for queue in owned:
-            address = queue.address
-            steps.append(("open_reply_queue", (address.namespace.encode(), address.name.encode(), session)))
 
         def finished(outcome: Outcome) -> None:
             if isinstance(outcome, list):
-                described = read_described(outcome[2]) if plain else {}
-                for place, queue in enumerate(plain):
-                    queue.id = packing.unpack_int(outcome[1].get_value(place, 0))
-                    if queue.id in described:
-                        queue.settle(described[queue.id])
-                for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
-                    queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
+                resolving.settle(names, outcome)
                 resolved.extend(names)
             elif isinstance(outcome, ConnectionLost) or outcome.sqlstate[:2] in UNAVAILABLE:
                 self._failed(outcome, operations, None)
@@ -364,7 +314,7 @@ class Writer:
                 resolved.extend(names)
             self._resolve(groups, operations, resolved)
 
-        self._pipeline.run(steps, finished)
+        self._pipeline.run(resolving.steps(names, self._host.session), finished)
 
     def _park(self, address: Address) -> None:
         """An application's open transaction is making this destination: what names it waits, all else goes on."""
