@@ -73,7 +73,7 @@ def ask_for(task: registry.Task[..., Any], namespace: str, arguments: Mapping[st
 
 
 def enqueue_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:
-    """Ask the database: the job's id, what became of the request (`new`, `plain`, `known`, `duplicate`), and when it was made.
+    """Ask the database: the id, what became of the request (`new`, `plain`, `known`, `duplicate`), when it was made.
 
     Raises:
         BadArguments: the request is no JSON that can be kept.
