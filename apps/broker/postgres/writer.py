@@ -211,7 +211,7 @@ class Writer:
         if 0 < len(self._backlog) < self._expected and now - self._ended < COMPANY:
             self.wake()
             return
-        if 0 < len(self._backlog) < FEW and self._pressure.defers(now) and self._at_leisure():
+        if 0 < len(self._backlog) < FEW and self._at_leisure() and self._pressure.defers(now, len(self._backlog)):
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
@@ -267,7 +267,7 @@ class Writer:
     def _gather(self) -> list[Operation]:
         impatient, self._impatient = self._impatient, False
         following, self._following = self._following, False
-        self._pressure.settle()
+        self._pressure.settle(len(self._backlog))
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
