@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,15 +50,26 @@ def look(connection: psycopg.Connection, memory: Memory, now: float) -> Horizon:
     return memory.read(connection.execute(QUERY).fetchall(), now)
 
 
-def session(kind: str, details: str = "{}") -> int:
-    """A process that holds its lease."""
-    with django_connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, process, details, expires_at)"
-            " VALUES (%s, 'h', 1, %s, %s, clock_timestamp() + interval '1 minute') RETURNING id",
-            [kind, uuid.uuid4().hex, details],
-        )
-        return int(cursor.fetchone()[0])
+@pytest.fixture
+def session() -> Iterator[Callable[..., int]]:
+    """Makes processes that hold their lease, the only ones there are."""
+
+    def make(kind: str, details: str = "{}") -> int:
+        with django_connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO msgweb.session (kind, host, pid, process, details, expires_at)"
+                " VALUES (%s, 'h', 1, %s, %s, clock_timestamp() + interval '1 minute') RETURNING id",
+                [kind, uuid.uuid4().hex, details],
+            )
+            return int(cursor.fetchone()[0])
+
+    def clear() -> None:
+        with django_connection.cursor() as cursor:
+            cursor.execute("DELETE FROM msgweb.session")
+
+    clear()
+    yield make
+    clear()
 
 
 def test_an_open_transaction_is_named_with_what_to_do(conninfo: str) -> None:
@@ -107,11 +118,9 @@ def test_who_may_not_see_others_still_learns_who_and_since_when(conninfo: str) -
 
 
 def test_the_eldest_process_says_it_once_and_also_when_it_is_over(
-    conninfo: str, caplog: pytest.LogCaptureFixture
+    conninfo: str, session: Callable[..., int], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, LOGGER)
-    with django_connection.cursor() as cursor:  # tests before this one may have left some
-        cursor.execute("DELETE FROM msgweb.session")
     web, first, second = session("web"), session("worker"), session("gateway")
 
     async def scenario() -> None:
@@ -172,7 +181,7 @@ def test_the_gateways_figures_have_its_age(conninfo: str) -> None:
             assert figures()["msgweb_gateway_horizon_transactions"] >= 1.0
 
 
-def test_the_overview_says_who_and_what_to_do(client: Client) -> None:
+def test_the_overview_says_who_and_what_to_do(client: Client, session: Callable[..., int]) -> None:
     client.force_login(get_user_model().objects.create_user("rita", password="x"))
     assert "VACUUM" not in client.get("/").content.decode()
     holder = Holder("transaction", "4711", "<report>", "ada", "idle in transaction", 900.0, 12)

@@ -3,6 +3,7 @@ again when it can."""
 
 import asyncio
 import logging
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -185,10 +186,14 @@ def test_a_topics_messages_go_to_queues_that_others_have_bound_meanwhile(
 
 def test_the_console_and_the_figures_show_it(cable: Muffled, queue: Address, client: Client) -> None:
     client.force_login(get_user_model().objects.create_superuser("ada", password="x"))
+    here = ("gateway", os.getpid())
     with RunningGateway(cable.conninfo) as running:
 
         def polling() -> bool:
             return b"msgweb_gateway_polling 1.0" in running.gateway.figures.text()
+
+        def told() -> list[bool]:
+            return [one.details["polling"] for one in catalogue.sessions() if (one.kind, one.pid) == here]
 
         async def serve() -> None:
             running.gateway.supervision.start()
@@ -196,12 +201,12 @@ def test_the_console_and_the_figures_show_it(cable: Muffled, queue: Address, cli
 
         running.run(serve)
         until(polling, DEADLINE, "the gateway polls")
-        until(lambda: [one.details["polling"] for one in catalogue.sessions()] == [True], DEADLINE, "it is told of")
+        until(lambda: told() == [True], DEADLINE, "it is told of")
         assert "polling: notifications of Postgres do not reach it" in client.get("/workers/").content.decode()
         assert "Notifications of Postgres do not reach gateway " in client.get("/connections/").content.decode()
         cable.muffled = False
         until(lambda: not polling(), DEADLINE, "the gateway listens")
-        until(lambda: [one.details["polling"] for one in catalogue.sessions()] == [False], DEADLINE, "that too")
+        until(lambda: told() == [False], DEADLINE, "that too")
         assert "listening, " in client.get("/workers/").content.decode()
         page = client.get("/connections/").content.decode()
         assert "listening · 0 connections" in page and "do not reach" not in page
