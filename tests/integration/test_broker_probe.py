@@ -120,6 +120,21 @@ def test_what_is_not_notified_is_found_by_polling_and_heard_again_later(
     asyncio.run(scenario())
 
 
+def test_what_could_not_be_sent_is_not_missed(conninfo: str, queue: Address) -> None:
+    """The lease's connection broke with the probe on it: that says nothing of the listener's."""
+
+    async def scenario() -> None:
+        async with started(conninfo) as (engine, _), engine._keeper._turn:  # it does nothing of its own meanwhile
+            ear, now = engine._listener, asyncio.get_running_loop().time() + 1000.0
+            ear.withdraw_probe()
+            assert ear.probe(now) is not None
+            ear.withdraw_probe()
+            assert ear.probe(now + 100.0) is not None and not engine.polling
+            assert ear.probe(now + 200.0) is not None and engine.polling  # nobody sent that one
+
+    asyncio.run(scenario())
+
+
 def test_it_is_noticed_when_it_begins_later(conninfo: str, cable: Muffled, queue: Address) -> None:
     cable.muffled = False
 

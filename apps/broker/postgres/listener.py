@@ -132,6 +132,11 @@ class Listener:
         self._open = True
         return self._probing
 
+    def withdraw_probe(self) -> None:
+        """The notification that `probe` asked for could not be sent."""
+        self._open = False
+        self._probed_at = float("-inf")
+
     def _heard_probe(self) -> None:
         self._open = False
         if self._silent:

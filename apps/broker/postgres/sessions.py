@@ -302,7 +302,11 @@ class SessionKeeper:
             return True
         self._rounded = now
         if channel := self._listener.probe(now):
-            await connection.execute("SELECT pg_notify(%s, '')", [channel])
+            try:
+                await connection.execute("SELECT pg_notify(%s, '')", [channel])
+            except BaseException:
+                self._listener.withdraw_probe()
+                raise
         if await self._horizon.look(connection, self.session, now):
             self._renewed = -math.inf  # the console is to show it
         if now - self._renewed >= self._lease / 3:
