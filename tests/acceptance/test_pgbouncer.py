@@ -116,6 +116,22 @@ def test_in_session_mode_messages_and_jobs_go_their_way_and_the_processes_listen
     assert "do not arrive" not in installation.logs()
 
 
+def test_in_transaction_mode_a_django_project_asks_for_jobs_and_sends(
+    installation: Installation, pooled: Pooled, tmp_path: Path
+) -> None:
+    installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
+    jobs = Jobs(installation, tmp_path)
+    pooled("transaction")
+    jobs.ask_many("samples.add", 20, a=1)
+    code = (
+        "import sys\nimport django\ndjango.setup()\nfrom apps.broker import outbox\n"
+        "for number in range(20):\n    outbox.send(sys.argv[1], '/queue/pooled', str(number))\n"
+    )
+    jobs.python(code, jobs.namespace)
+    assert jobs.query("SELECT count(*) FROM jobs_job") == [(20,)]
+    assert jobs.waiting("pooled") == 20
+
+
 @pytest.mark.parametrize(
     "command",
     [("runstomp",), ("runstomp", "--processes", "2"), ("runworker", "--queue", "samples")],
