@@ -13,7 +13,8 @@ import pytest
 
 from apps.accounts.models import Namespace
 from apps.broker.engine import Address, Message, Options
-from apps.broker.postgres import PostgresEngine, listener, sessions
+from apps.broker.postgres import PostgresEngine, listener, sessions, writer
+from msgweb.errors import Unavailable
 from msgweb.home import REPOSITORY
 from tests.conformance.engines import DEADLINE, Recorder, done, send
 
@@ -35,6 +36,27 @@ async def started(conninfo: str) -> AsyncIterator[PostgresEngine]:
         yield engine
     finally:
         await engine.close()
+
+
+def test_a_process_whose_connection_breaks_while_it_starts_can_start_again_and_ends_at_once(conninfo):
+    async def scenario() -> None:
+        with psycopg.connect(conninfo) as holder, psycopg.connect(conninfo, autocommit=True) as connection:
+            holder.execute("LOCK msgweb.since_crash IN ACCESS EXCLUSIVE MODE")
+            engine = PostgresEngine(conninfo)
+            starting = asyncio.create_task(engine.start())
+            waiting = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+            async with asyncio.timeout(DEADLINE):
+                while not connection.execute(waiting, ["msgweb.since_crash"]).fetchall():
+                    await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(
+                    starting, writer.CLOSE_SECONDS / 2
+                )  # it has nothing to write, and waits for nothing
+            holder.rollback()
+            await engine.start()
+            await engine.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_process_that_cannot_hear_the_others_lets_nothing_overtake(conninfo, queue, monkeypatch):

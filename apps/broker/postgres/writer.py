@@ -124,17 +124,20 @@ class Writer:
             Unavailable: the database does not answer.
         """
         try:
-            self._adopt(await Pipeline.connect(self._conninfo, QUERIES, self._name))
-            assert self._pipeline is not None
-            self._busy = True
-            await ask(self._pipeline, [("after_crash", ())])
-            self._relearn(await ask(self._pipeline, self._catalogue()))
-            self._busy = False
-            self.wake()
+            pipeline = await Pipeline.connect(self._conninfo, QUERIES, self._name)
+            try:
+                await ask(pipeline, [("after_crash", ())])
+                catalogue = await ask(pipeline, self._catalogue())
+            except BaseException:
+                pipeline.close()
+                raise
         except (psycopg.Error, StatementFailed, ConnectionLost) as error:
             if isinstance(error, StatementFailed) and error.sqlstate in POOLED:
                 raise PooledDatabase(POOLED_TEXT) from error
             raise Unavailable(f"the database cannot be used: {error}") from error
+        self._adopt(pipeline)
+        self._relearn(catalogue)
+        self.wake()
 
     async def close(self) -> None:
         """Write what was asked for, then disconnect."""
