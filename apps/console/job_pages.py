@@ -16,10 +16,11 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from apps.accounts.models import Namespace
+from apps.console import charts
 from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
-from apps.jobs import events, registry
+from apps.jobs import events, registry, tally
 from apps.jobs.control import OPEN
 from apps.jobs.flows import progress_of
 from apps.jobs.links import job_of_token, status_url
@@ -104,6 +105,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
             (state, None if chosen.scope else count(state=state), chosen.query(state=state), state == chosen.state)
             for state in Job.State.values
         ],
+        "flows": [] if chosen.task else charts.job_flows(tally.ended(chosen.namespace or None)),
         "all_query": chosen.query(state=""),
         "older": chosen.query(before=_key(page_rows[-1])) if more else "",
         "newest": chosen.query() if before else "",
