@@ -19,7 +19,7 @@ CHART = (600, 120)
 
 def figure(value: float) -> str:
     """`0`, `0.02`, `3.4`, `1,234`: as many digits as tell something."""
-    if value == 0 or value >= 99.95:
+    if value >= 99.95 or value == int(value):
         return f"{value:,.0f}"
     if value >= 0.095:
         return f"{value:.1f}"
@@ -96,6 +96,8 @@ def spark(named: Sequence[tuple[str, str, Sequence[float]]], unit: str) -> Drawi
         named: of each line its name, its kind and its values, oldest first.
     """
     top = max((max(values, default=0) for _, _, values in named), default=0) or 1
+    if not any(any(values) for _, _, values in named):
+        return Drawing(*SPARK, _lines([("", "still", [])], 1, SPARK), f"Last {RECENTLY}: nothing")
     lines = _lines(named, top, SPARK)
     return Drawing(*SPARK, lines, f"Last {RECENTLY}: {_told(lines, f' {unit}')}")
 
