@@ -85,6 +85,11 @@ UPDATE jobs_job j SET namespace = 'kept.n' || n %% 5, state = CASE WHEN n %% 20 
     WHEN n %% 20 = 2 THEN 'expired' WHEN n %% 40 = 3 THEN 'ready' WHEN n %% 4000 = 4 THEN 'running' ELSE state END
 FROM (SELECT id, row_number() OVER () AS n FROM jobs_job) x WHERE x.id = j.id
 """
+#: A namespace whose jobs are all older than those of the others.
+OLD = """
+UPDATE jobs_job SET namespace = 'kept.old'
+WHERE created_at < (SELECT max(created_at) - 0.95 * (max(created_at) - min(created_at)) FROM jobs_job)
+"""
 #: Statistics as they are after a year: of twenty queues, by five processes where they are not rolled up.
 STATISTICS = """
 INSERT INTO msgweb.statistic (resolution, at, destination, sent, delivered, acked)
@@ -118,7 +123,7 @@ def measure_pages(conninfo: str, kept: int) -> None:
             outbox.send(home, f"/queue/q{queue}", "x")
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(FILL, {"namespace": NAMESPACE, "count": kept})
-        for statement in (SPREAD, STATISTICS, ENDED):
+        for statement in (SPREAD, OLD, STATISTICS, ENDED):
             connection.execute(statement, {})
         connection.execute("VACUUM ANALYZE")
         connection.execute("CHECKPOINT")
@@ -130,6 +135,11 @@ def measure_pages(conninfo: str, kept: int) -> None:
     paths = [
         *("/", "/jobs/", *(f"/jobs/?state={state}" for state in Job.State.values)),
         *(f"/jobs/?namespace={first}", f"/jobs/?namespace={first}&state=failed", "/jobs/?task=bench.nothing"),
+        *(
+            "/jobs/?namespace=kept.old",
+            "/jobs/?namespace=kept.old&state=failed",
+            "/jobs/?namespace=kept.n0&state=cancelled",
+        ),
         *("/jobs/?task=bench.rare", f"/jobs/?namespace={first}&task=bench.nothing&state=expired"),
         f"/jobs/?before={oldest.created_at.isoformat().replace('+', '%2B')}_{oldest.id}",
         *(job, f"{job}log.txt", "/schedules/", "/queues/", "/topics/", "/workers/", "/connections/"),

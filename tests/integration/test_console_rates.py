@@ -410,6 +410,8 @@ KEPT = """
         "/jobs/?state=ready",
         "/jobs/?task=samples.rare",
         "/jobs/?namespace=samples.1",
+        "/jobs/?namespace=samples.old",
+        "/jobs/?namespace=samples.old&before=2100-01-01T00:00:00%2B00:00_" + str(uuid.UUID(int=0)),
         "/jobs/?namespace=samples.1&state=succeeded",
         "/jobs/?namespace=samples.1&task=samples.rare",
         "/jobs/?before=2026-01-01T00:00:00%2B00:00_" + str(uuid.UUID(int=0)),
@@ -420,6 +422,7 @@ def test_no_page_reads_all_jobs_all_messages_or_all_statistics(home: str, admin:
         Namespace.objects.create(name=f"samples.{number}")
     outbox.send(home, "/queue/orders", "x")
     execute(KEPT)
+    execute("UPDATE jobs_job SET namespace = 'samples.old' WHERE created_at < now() - interval '38000 seconds'")
     execute(
         "INSERT INTO msgweb.message (destination, persistent, headers, body)"
         " SELECT id, true, '', '' FROM msgweb.destination, generate_series(1, 30000) WHERE namespace = %s",
