@@ -62,16 +62,13 @@ def queues(namespace: str | None = None, name: str | None = None) -> list[QueueI
         WITH held AS MATERIALIZED (
             SELECT destination, count(*) AS n FROM msgweb.message
             WHERE session = ANY (ARRAY(SELECT id FROM msgweb.session)) GROUP BY destination)
-        SELECT d.namespace, d.name, ready.n, least(coalesce(held.n, 0), %(limit)s), oldest.age, consumers.n
+        SELECT d.namespace, d.name, ready.n, least(coalesce(held.n, 0), %(limit)s),
+               CASE WHEN ready.n > 0 THEN msgweb.oldest_age(d.id) END, consumers.n
         FROM msgweb.destination d
         LEFT JOIN held ON held.destination = d.id
         CROSS JOIN LATERAL (SELECT count(*) AS n FROM (
             SELECT FROM msgweb.message m WHERE m.destination = d.id AND m.session IS NULL
             ORDER BY m.priority DESC, coalesce(m.position, m.id) LIMIT %(limit)s) x) ready
-        LEFT JOIN LATERAL (
-            SELECT extract(epoch FROM clock_timestamp() - min(x.enqueued_at))::float8 AS age FROM (
-                SELECT m.enqueued_at FROM msgweb.message m WHERE m.destination = d.id AND m.session IS NULL
-                ORDER BY m.priority DESC, coalesce(m.position, m.id) LIMIT 1) x) oldest ON true
         CROSS JOIN LATERAL (
             SELECT coalesce(sum((s.details->'consumers'->>d.id::text)::integer), 0) AS n
             FROM msgweb.session s) consumers

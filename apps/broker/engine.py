@@ -169,7 +169,8 @@ class Subscription:
         priority: of a queue's consumers, in whichever process, those of the highest get messages first, while they
             have credit. Those with a selector count so in their own process alone.
         selector: only messages that it matches are delivered.
-        dropped: topic messages that the consumer dropped because its own reader was slow; the consumer counts them.
+        drops: topic messages that the consumer dropped because its own reader was slow, by topic: how many, and their
+            bytes; the consumer says so by `drop`, and the engine takes them from here.
     """
 
     address: Address
@@ -178,8 +179,14 @@ class Subscription:
     priority: int = 0
     selector: "Selector | None" = None
     held: dict[MessageId, bool] = field(default_factory=dict)
-    dropped: int = 0
+    drops: dict[Address, tuple[int, int]] = field(default_factory=dict)
     closed: bool = False
+
+    def drop(self, deliveries: Sequence[Delivery]) -> None:
+        """Count messages that were delivered and go no further."""
+        for delivery in deliveries:
+            number, size = self.drops.get(delivery.address, (0, 0))
+            self.drops[delivery.address] = number + 1, size + len(delivery.headers) + len(delivery.body)
 
 
 class Selector(Protocol):

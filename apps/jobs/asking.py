@@ -179,12 +179,16 @@ def plain_values(request: Mapping[str, Any]) -> list[bytes | None] | None:
         raise BadArguments(f"the request is no JSON: {error}") from error
 
 
+#: What became of a request where there is a job now that there was not: `plain` tells its first event from its row.
+NEW = frozenset({"new", "plain"})
+
+
 def made(values: Sequence[bytes | None], microseconds: int | None) -> tuple[uuid.UUID, str, datetime] | None:
-    """What `enqueue_plain` answered: the job's id, `new`, and when it was made; None: it was not so plain."""
+    """What `enqueue_plain` answered: the job's id, `plain`, and when it was made; None: it was not so plain."""
     job_id = values[0]
     if microseconds is None or job_id is None:
         return None
-    return uuid.UUID(job_id.decode()), "new", EPOCH + timedelta(microseconds=microseconds)
+    return uuid.UUID(job_id.decode()), "plain", EPOCH + timedelta(microseconds=microseconds)
 
 
 def _number(value: float | None) -> bytes | None:

@@ -21,7 +21,7 @@ from django.utils import timezone
 from apps.accounts.models import NAMESPACE_PATTERN
 from apps.broker.engine import parse_address
 from apps.jobs import async_connection, django_tasks, tasks_api
-from apps.jobs.asking import Ask, encoded, made, plain_values, request_of
+from apps.jobs.asking import NEW, Ask, encoded, made, plain_values, request_of
 from apps.jobs.ids import new_id
 from apps.jobs.queries import query
 from apps.jobs.task_results import result_of
@@ -163,7 +163,7 @@ class MsgwebBackend(tasks_api.BaseTaskBackend):
         from apps.jobs import submit
 
         job_id, outcome, created = row
-        if outcome != "new" or submit.after_enqueue is not None:
+        if outcome not in NEW or submit.after_enqueue is not None:
             return None
         if not settings.USE_TZ and created.tzinfo is not None:
             created = timezone.make_naive(created)

@@ -17,7 +17,7 @@ from django.db.models.base import ModelState
 from apps.broker import outbox
 from apps.broker.sqlstates import translated
 from apps.jobs import registry, replies
-from apps.jobs.asking import Ask, encoded, made, plain_values, request_of
+from apps.jobs.asking import NEW, Ask, encoded, made, plain_values, request_of
 from apps.jobs.direct import fetch_number
 from apps.jobs.ending import locked, send_reply
 from apps.jobs.errors import JobExists
@@ -66,21 +66,21 @@ def ask_for(task: registry.Task[..., Any], namespace: str, arguments: Mapping[st
         return _asked_again(Job.objects.get(id=job_id), request, ask)
     if ask.after or ask.hold:
         return Job.objects.get(id=job_id)
-    job = _as_it_is(request, job_id, created, ask)
+    job = _as_it_is(request, job_id, created, ask, born_ready=outcome == "plain")
     if job.reply_to and job.wants_progress:
         _accept(job)
     return job
 
 
 def enqueue_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:
-    """Ask the database: the job's id, what became of the request (`new`, `known`, `duplicate`), and when it was made.
+    """Ask the database: the id, what became of the request (`new`, `plain`, `known`, `duplicate`), when it was made.
 
     Raises:
         BadArguments: the request is no JSON that can be kept.
         NotFound, LimitExceeded: as `submit`. The caller's transaction stays usable.
     """
     row = _plain_row(request) or _special_row(request)
-    if after_enqueue is not None and row[1] == "new":
+    if after_enqueue is not None and row[1] in NEW:
         after_enqueue(row[0])
     return row
 
@@ -103,7 +103,7 @@ def _special_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime |
     return row
 
 
-def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask) -> Job:
+def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask, *, born_ready: bool) -> Job:
     """The row that was just made, without asking for it, and without `Model.__init__`, which would take a tenth of the
     time of the whole."""
     later = (ask.run_at is not None and ask.run_at > created) or bool(ask.delay)
@@ -123,6 +123,7 @@ def _as_it_is(request: dict[str, Any], job_id: uuid.UUID, created: Any, ask: Ask
         on_death=request.get("on_death", "resume"),
         limits=request.get("limits"),
         batch_id=ask.batch,
+        born_ready=born_ready,
         namespace=request["namespace"],
         task=request["task"],
         queue=request["queue"],

@@ -31,6 +31,7 @@ from tests.chaos.worlds import serve
 
 SEEDS = 100_000  # runs of one --seed
 EXCERPT_LINES = 80
+STILL_LINES = 20
 
 
 def main() -> int:
@@ -110,7 +111,7 @@ class Campaign:
         self._keep = keep
         self._counts: Counter[str] = Counter()
         self._failed: list[int] = []
-        self._slowest = 0.0
+        self._slowest = self._stood = 0.0
         self._begun = time.monotonic()
         base = int(time.time()) % SEEDS if options.seed is None else options.seed
         if options.replay is None:
@@ -126,7 +127,7 @@ class Campaign:
         if options.replay is None:
             print(f"seed {self._seed}; failed runs are kept in {self._keep}", flush=True)
         await asyncio.gather(*(self._world() for _ in range(worlds)))
-        print(summary(self._counts, time.monotonic() - self._begun, self._slowest, self._failed))
+        print(summary(self._counts, time.monotonic() - self._begun, self._slowest, self._stood, self._failed))
         return 1 if self._failed else 0
 
     def _next(self) -> int | None:
@@ -161,6 +162,10 @@ class Campaign:
     def _report(self, result: dict) -> None:  # type: ignore[type-arg]
         self._counts.update(result["counts"])
         self._slowest = max(self._slowest, result["drained"])
+        self._stood = max(self._stood, result["stood"])
+        if result["still"]:
+            print(f"\nRun {result['seed']} stood still while it ran empty")
+            print(*(f"  {text}" for text in result["still"][:STILL_LINES]), sep="\n", flush=True)
         if result["violations"]:
             self._failed.append(result["seed"])
             print(f'\nRun {result["seed"]} FAILED. Again: make chaos ARGS="--replay {result["seed"]} --times 20"')

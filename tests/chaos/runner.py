@@ -33,6 +33,7 @@ DRAIN_SECONDS = 75.0  # without any progress: the engine's most thorough look at
 END_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 LOOK_SECONDS = 0.03  # between two looks whether the queues are empty
 IDLE_SECONDS = 0.5  # after this long without progress the faults that are left come at once
+STILL_SECONDS = 3.0  # a drain in which nothing is delivered for longer is told of, with what was left then
 
 _MAKE = "SELECT msgweb.destination_id(%s, 'queue', %s)"
 _SET = "UPDATE msgweb.destination SET retry_delay = %s, retry_delay_max = 0.5 WHERE id = %s"
@@ -52,6 +53,8 @@ class Result:
     Attributes:
         counts: for the summary.
         drained: seconds from the last fault's end until the queues were empty.
+        stood: the longest time, seconds, in which nothing was delivered meanwhile.
+        still: what was left in the queues when nothing was for `STILL_SECONDS`.
         violations: also the clients' complaints about answers that no client should get.
     """
 
@@ -59,6 +62,8 @@ class Result:
     seconds: float
     drained: float
     counts: Counter[str] = field(default_factory=Counter)
+    stood: float = 0.0
+    still: list[str] = field(default_factory=list)
     violations: list[Violation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
@@ -86,7 +91,8 @@ class Run:
         self._moved = asyncio.Event()
         self._manned = asyncio.Event()  # the workers run
         self._last_move = time.monotonic()
-        self._hurry = False
+        self._stood = 0.0
+        self._still: list[str] = []
 
     # -- for the actors
 
@@ -153,7 +159,7 @@ class Run:
             for client in self._clients:
                 client.abandon()
         await self.world.read_notes()
-        result = Result(self.plan.seed, time.monotonic() - begun, drained)
+        result = Result(self.plan.seed, time.monotonic() - begun, drained, stood=self._stood, still=self._still)
         result.events = in_order([*self.recorder.events, *workers.events, *self.world.events[before:]])
         result.violations = check(result.events)
         for client in self._clients:
@@ -202,6 +208,7 @@ class Run:
         sends is not written yet.
         """
         begun = time.monotonic()
+        before: object = None
         while True:
             waiting = workers.waiting or any(client.waiting for client in self._clients if client.live)
             try:
@@ -210,10 +217,20 @@ class Run:
                 left = [("?", "Postgres is away", None, 1)]
             if not left and not waiting:
                 return
-            if time.monotonic() - max(begun, self._last_move) > DRAIN_SECONDS:
-                for queue, state, pid, count in left:
-                    where = state if pid is None else f"{state} by {self.world.name_of(pid)}"
-                    self.recorder.write(Remaining, queue=queue, messages=count, state=where)
+            where = [
+                (queue, state if pid is None else f"{state} by {self.world.name_of(pid)}", count)
+                for queue, state, pid, count in left
+            ]
+            standing = time.monotonic() - max(begun, self._last_move)
+            self._stood = max(self._stood, standing)
+            if standing > STILL_SECONDS and (where, waiting) != before:
+                before = where, waiting
+                what = [f"{queue}: {count} {state}" for queue, state, count in where]
+                what += ["a client waits for an answer"] if waiting else []
+                self._still.append(f"nothing was delivered for {standing:.1f} s; {'; '.join(what)}")
+            if standing > DRAIN_SECONDS:
+                for queue, state, count in where:
+                    self.recorder.write(Remaining, queue=queue, messages=count, state=state)
                 return
             await asyncio.sleep(LOOK_SECONDS)
 

@@ -21,8 +21,13 @@ _NAMES = {
 }
 
 
-def summary(counts: Counter[str], seconds: float, slowest: float, failed: list[int]) -> str:
-    """Lines for people. `slowest`: seconds that the queues of any run took to run empty after its last fault."""
+def summary(counts: Counter[str], seconds: float, slowest: float, stood: float, failed: list[int]) -> str:
+    """Lines for people.
+
+    Args:
+        slowest: seconds that the queues of any run took to run empty after its last fault.
+        stood: the longest time meanwhile, in seconds, in which nothing was delivered.
+    """
     assert set(_NAMES) == {*RULES, "refused"}
     kills = {name.removeprefix("kill "): count for name, count in sorted(counts.items()) if name.startswith("kill ")}
     rows = [
@@ -40,6 +45,7 @@ def summary(counts: Counter[str], seconds: float, slowest: float, failed: list[i
         *((f"  {kind}", count) for kind, count in kills.items()),
         *((name, counts[f"rule {rule}"]) for rule, name in _NAMES.items()),
         ("slowest drain, seconds", round(slowest, 1)),
+        ("  longest standstill in one", round(stood, 1)),
         ("failed runs", len(failed)),
     ]
     width = max(len(name) for name, _ in rows)

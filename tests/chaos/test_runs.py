@@ -24,7 +24,7 @@ RUNS = 5  # at least
 def test_random_runs_with_kills_break_no_promise() -> None:
     """Fails with the seed, the plan and the excerpt that shows it; `make chaos ARGS="--replay SEED --times 20"`."""
     counts = asyncio.run(_runs())
-    assert counts["operations"] > 1_000, summary(counts, SECONDS, 0, [])
+    assert counts["operations"] > 1_000, summary(counts, SECONDS, 0, 0, [])
 
 
 async def _runs() -> Counter[str]:

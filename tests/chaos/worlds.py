@@ -53,6 +53,8 @@ async def one_run(seed: int, number: int, world: World, features: Features, keep
         "history": None,
         "broken": False,
         "drained": 0.0,
+        "stood": 0.0,
+        "still": [],
     }
     run = Run(plan(seed, features), world, number)
     try:
@@ -67,6 +69,8 @@ async def one_run(seed: int, number: int, world: World, features: Features, keep
         answer["counts"] = {**result.counts, **{f"kill {kind}": count for kind, count in kills.items() if count}}
         answer["violations"] = [str(violation) for violation in result.violations]
         answer["drained"] = result.drained
+        answer["stood"] = result.stood
+        answer["still"] = result.still
         events = result.events
     if answer["violations"]:
         keep.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from apps.broker import outbox
 from apps.broker.engine import Address, Engine, Message, Options, Refusal, Repeat, Unit
 from apps.broker.headers import decode_headers
 from apps.broker.postgres import PostgresEngine
-from msgweb.errors import LimitExceeded
+from msgweb.errors import LimitExceeded, NotFound
 from tests.conformance.conftest import NAMESPACE, OpenEngine
 from tests.conformance.engines import DEADLINE, Recorder, abandon, done, send, sync
 
@@ -112,6 +112,31 @@ def test_a_repeated_message_comes_as_often_as_was_asked_for(play):
         await sync(engine, queue)
         assert consumer.bodies == [b"again"] * 3
         assert "schedule-id" in decode_headers(consumer.deliveries[0].headers)
+
+    play(scenario)
+
+
+def test_a_message_of_a_cron_expression_comes_at_its_times_though_its_sender_has_gone(play, conninfo):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine, other = await open_engine(), await open_engine()
+        consumer = Recorder(other, acks=True)
+        other.subscribe(queue, consumer, 10)
+        await send_with(engine, queue, b"tick", priority=7, repeat=Repeat(cron="0 0 1 1 *", timezone="Europe/Berlin"))
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            for number in range(2):
+                moved = await connection.execute(  # to a New Year's Eve at midnight, Berlin's
+                    "UPDATE msgweb.schedule SET next_at = '2025-12-31 23:00Z', seeking = false"
+                    " WHERE destination = msgweb.destination_id(%s, 'queue', %s)",
+                    [queue.namespace, queue.name],
+                )
+                assert moved.rowcount == 1
+                await consumer.count(number + 1)
+                await engine.close()
+        assert consumer.bodies == [b"tick"] * 2
+        assert {delivery.priority for delivery in consumer.deliveries} == {7}
+        headers = [decode_headers(delivery.headers) for delivery in consumer.deliveries]
+        assert {one["scheduled-for"] for one in headers} == {"2025-12-31T23:00:00.000Z"}
+        assert len({one["schedule-id"] for one in headers}) == 1
 
     play(scenario)
 
@@ -286,6 +311,22 @@ def test_a_second_message_with_the_same_key_is_dropped_within_the_window_across_
     play(scenario)
 
 
+def test_a_key_is_remembered_though_all_who_knew_it_have_gone(play):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        await send_with(engine, queue, b"1", deduplication="k")
+        await engine.close()
+        other = await open_engine()
+        await send_with(other, queue, b"2", deduplication="k")
+        consumer = Recorder(other, acks=True)
+        other.subscribe(queue, consumer, 10)
+        await send_with(other, queue, b"3", deduplication="new")
+        await consumer.count(2)
+        assert consumer.bodies == [b"1", b"3"]
+
+    play(scenario)
+
+
 # -- limits
 
 
@@ -326,6 +367,23 @@ def test_a_limit_in_bytes(play, configure):
         with pytest.raises(LimitExceeded):
             await send(engine, queue, b"x" * 600)
         await send(engine, queue, b"x" * 300)
+
+    play(scenario)
+
+
+def test_a_limit_in_bytes_may_drop_from_the_head(play, configure):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        await asyncio.to_thread(configure, queue, max_bytes=1000, overflow="drop-head")
+        for body in (b"1" * 400, b"2" * 400, b"3" * 700):
+            await send(engine, queue, body)
+        consumer, letters = Recorder(engine, acks=True), Recorder(engine, acks=True)
+        engine.subscribe(queue, consumer, 10)
+        engine.subscribe(dead(queue), letters, 10)
+        await consumer.count(1)
+        await letters.count(2)
+        assert consumer.bodies == [b"3" * 700]
+        assert letters.bodies == [b"1" * 400, b"2" * 400]
 
     play(scenario)
 
@@ -441,6 +499,36 @@ def test_a_nack_may_ask_for_a_delay_or_for_the_dead_letters(play):
 # -- who consumes
 
 
+def test_the_nacks_of_a_unit_take_effect_with_its_sends_and_acks_or_not_at_all(play, configure):
+    async def scenario(open_engine: OpenEngine, queue: Address) -> None:
+        engine = await open_engine()
+        await asyncio.to_thread(configure, queue, max_deliveries=2)
+        consumer, letters = Recorder(engine), Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 2)
+        engine.subscribe(dead(queue), letters, 10)
+        await send(engine, queue, b"acked", b"nacked")
+        await consumer.count(2)
+        nowhere = Message(queue._replace(namespace="no.where"), b"")
+        acked, nacked = consumer.ids
+        refused = Unit([nowhere], acks=[(subscription, [acked])], nacks=[(subscription, [nacked], Refusal())])
+        with pytest.raises(NotFound):
+            await done(lambda callback: engine.transact(refused, callback))
+        await consumer.count(4)  # both come again, and nothing counts as failed
+        again = Message(queue._replace(name=f"{queue.name}-next"), b"sent", persistent=True)
+        taken = Unit([again], acks=[(subscription, [acked])], nacks=[(subscription, [nacked], Refusal())])
+        await done(lambda callback: engine.transact(taken, callback))
+        await consumer.count(5)
+        assert consumer.bodies[4:] == [b"nacked"]
+        next_one = Recorder(engine)
+        engine.subscribe(again.address, next_one, 1)
+        await next_one.count(1)
+        await done(lambda callback: engine.nack(subscription, [nacked], callback))
+        await letters.count(1)  # the second failure
+        assert letters.bodies == [b"nacked"]
+
+    play(scenario)
+
+
 def test_an_exclusive_queue_has_one_consumer_and_the_next_takes_over(play):
     async def scenario(open_engine: OpenEngine, queue: Address) -> None:
         engine, other = await open_engine(), await open_engine()
@@ -554,6 +642,7 @@ def test_who_has_credit_by_its_word_and_leaves_a_message_lying_is_not_waited_for
         far.subscribe(queue, high, 10, priority=1)
         await near_knows(near, queue, 1)
         assert isinstance(far, PostgresEngine)
+        await far._writer.settled()  # a claim that is under way would take it
         flush = far._writer._flush
         far._writer._flush = lambda: None  # as if its program were stuck, while its lease is renewed
         await send(near, queue, b"stuck")

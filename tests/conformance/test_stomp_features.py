@@ -2,6 +2,8 @@
 
 import time
 
+import psycopg
+
 from tests.conformance.test_stomp_broker import ack_headers, settle
 from tests.stomp_gateway import RunningGateway, gateway, queue, stomp_database, topic
 
@@ -29,6 +31,21 @@ def test_a_delay_in_the_words_of_three_brokers(gateway: RunningGateway, queue: s
     bodies = [client.expect("MESSAGE").body for _ in range(4)]
     assert bodies == [b"now", b"rabbitmq", b"activemq", b"artemis"]
     assert time.monotonic() - begun >= 0.85
+
+
+def test_a_cron_expression_in_activemqs_words(stomp_database: str, gateway: RunningGateway, queue: str) -> None:
+    client = gateway.connected()
+    client.confirmed("SUBSCRIBE", id=0, destination=queue)
+    client.confirmed("SEND", b"tick", destination=queue, AMQ_SCHEDULED_CRON="0 0 1 1 *", colour="red")
+    with psycopg.connect(stomp_database, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE msgweb.schedule SET next_at = '2026-01-01 00:00Z', seeking = false WHERE cron = '0 0 1 1 *'"
+            " AND destination = (SELECT id FROM msgweb.destination WHERE name = %s)",
+            [queue.removeprefix("/queue/")],
+        )
+    message = client.expect("MESSAGE")
+    assert (message.body, message["colour"], message.get("AMQ_SCHEDULED_CRON")) == (b"tick", "red", None)
+    assert message["scheduled-for"] == r"2026-01-01T00\c00\c00.000Z"
 
 
 def test_a_message_group_waits_for_its_head(gateway: RunningGateway, queue: str) -> None:

@@ -13,24 +13,24 @@ import pytest
 from psycopg import sql
 
 from apps.accounts.models import Namespace
-from apps.broker.engine import Address, Message
+from apps.broker.engine import Address, Message, Unit
 from apps.broker.postgres import PostgresEngine, pipeline
-from msgweb.errors import Unavailable
-from tests.conformance.engines import Recorder, done, send
+from msgweb.errors import MsgwebError, Unavailable
+from tests.conformance.engines import DEADLINE, Recorder, done, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
 N = "bad.databases"
 
 
 @contextmanager
-def full(connection: psycopg.Connection) -> Iterator[None]:
+def full(connection: psycopg.Connection, verbs: str = "INSERT") -> Iterator[None]:
     """As Postgres says it when the disk is full: whoever inserts is refused with SQLSTATE 53100."""
     connection.execute(
         "CREATE FUNCTION msgweb.disk_full() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
     )
     connection.execute(
-        "CREATE TRIGGER disk_full BEFORE INSERT ON msgweb.message FOR EACH ROW EXECUTE FUNCTION msgweb.disk_full()"
+        f"CREATE TRIGGER disk_full BEFORE {verbs} ON msgweb.message FOR EACH ROW EXECUTE FUNCTION msgweb.disk_full()"
     )
     try:
         yield
@@ -113,6 +113,119 @@ def test_the_engine_says_so_and_goes_on_when_the_database_does(
                 await task
         await send_until_taken(engine, queue, b"after")
         await consumer.until(lambda: b"after" in consumer.bodies)
+        await engine.close()
+
+    asyncio.run(work())
+
+
+def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(conninfo):
+    """They make room; and who comes to consume is let in: the database answers."""
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        await send(engine, queue, *[b"%d" % number for number in range(100)])
+        backend = engine._writer.backend_pid
+        refusals = asyncio.Queue[MsgwebError]()
+
+        def send_again(error: MsgwebError | None) -> None:
+            if error is not None:
+                refusals.put_nowait(error)
+                engine.send(Message(queue, b"during", persistent=True), send_again)
+
+        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection):
+            engine.send(Message(queue, b"during", persistent=True), send_again)
+            consumer = Recorder(engine, acks=True)
+            engine.subscribe(queue, consumer, 3)
+            await consumer.count(100)
+            assert consumer.bodies == [b"%d" % number for number in range(100)]
+            async with asyncio.timeout(DEADLINE):
+                for _ in range(2):
+                    assert isinstance(await refusals.get(), Unavailable)
+            assert len(consumer.bodies) == 100
+            assert engine.healthy
+            assert engine._writer.backend_pid == backend
+        await consumer.count(101)
+        assert consumer.bodies[-1] == b"during"
+        await engine.close()
+
+    asyncio.run(work())
+
+
+def test_acks_go_on_where_claims_have_no_room(conninfo):
+    """To delete a row needs no room, to mark it as held does."""
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 2)
+        await send(engine, queue, *[b"%d" % number for number in range(5)])
+        await consumer.count(2)
+        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection, "INSERT OR UPDATE"):
+            await done(lambda callback: engine.ack(subscription, consumer.ids[:1], callback))
+            await done(lambda callback: engine.ack(subscription, consumer.ids[1:2], callback))
+            [left] = connection.execute(
+                "SELECT count(*) FROM msgweb.message WHERE destination = msgweb.destination_id(%s, 'queue', %s)",
+                [N, queue.name],
+            ).fetchone() or (None,)
+            assert left == 3
+            assert len(consumer.bodies) == 2
+        await consumer.count(4)
+        assert consumer.bodies == [b"0", b"1", b"2", b"3"]
+        await engine.close()
+
+    asyncio.run(work())
+
+
+def test_where_nothing_can_be_written_at_all_acks_wait_and_are_written_once_there_is_room(conninfo):
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 2)
+        await send(engine, queue, b"1", b"2", b"3")
+        await consumer.count(2)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            with full(connection, "INSERT OR UPDATE OR DELETE"):
+                acked = asyncio.ensure_future(done(lambda callback: engine.ack(subscription, consumer.ids, callback)))
+                for _ in range(2):
+                    with pytest.raises(Unavailable):
+                        await send(engine, queue, b"during")
+                assert not acked.done()
+            await acked
+        await send_until_taken(engine, queue, b"after")
+        await consumer.count(4)
+        assert consumer.bodies == [b"1", b"2", b"3", b"after"]
+        await engine.close()
+
+    asyncio.run(work())
+
+
+def test_a_unit_that_a_full_disk_refuses_gives_back_what_it_would_have_acked(conninfo):
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        subscription = engine.subscribe(queue, consumer, 1)
+        await send(engine, queue, b"1")
+        await consumer.count(1)
+        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection):
+            unit = Unit(sends=[Message(queue, b"2", persistent=True)], acks=[(subscription, consumer.ids)])
+            with pytest.raises(Unavailable):
+                await done(lambda callback: engine.transact(unit, callback))
+            await consumer.count(2)
+        assert [(one.body, one.deliveries) for one in consumer.deliveries] == [(b"1", 1), (b"1", 2)]
         await engine.close()
 
     asyncio.run(work())

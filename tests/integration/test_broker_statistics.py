@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -12,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from apps.accounts.models import Namespace
-from apps.broker import catalogue, outbox, statistics
-from apps.broker.engine import Address, Message, Refusal
+from apps.broker import catalogue, outbox, queue_settings, statistics
+from apps.broker.engine import Address, Delivery, Message, Refusal, Subscription
 from apps.broker.postgres import PostgresEngine
+from apps.broker.selectors import parse
 from tests.conformance.engines import Recorder, done, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,20 +50,23 @@ def test_what_an_engine_did_is_written_down(conninfo, queue):
         engine.nack(subscription, consumer.ids[1:2])
         await consumer.count(4)
         await done(lambda callback: engine.nack(subscription, consumer.ids[2:3], callback, Refusal(dead_letter=True)))
+        headed = Message(queue, b"12345", b"colour:red\n")
+        await done(lambda callback: engine.send(headed, callback))
+        await consumer.count(5)
         await engine.close()  # writes what was counted last
 
     asyncio.run(work())
     outbox.send(N, queue.name, "123")
     found = total(queue)
     assert {name: found[name] for name in ("sent", "delivered", "acked", "redelivered", "failed", "dead_lettered")} == {
-        "sent": 4,
-        "delivered": 4,
+        "sent": 5,
+        "delivered": 5,
         "acked": 1,
         "redelivered": 1,
         "failed": 2,
         "dead_lettered": 1,
     }
-    assert found["sent_bytes"] == 18
+    assert (found["sent_bytes"], found["delivered_bytes"]) == (34, 36)
 
 
 def test_what_sql_counted_is_shown_at_once_and_folded_once(conninfo, queue):
@@ -99,6 +104,138 @@ def test_topics_count_deliveries(conninfo, queue):
     now = datetime.now(UTC)
     points = statistics.series(N, topic.name, now - timedelta(minutes=1), now + timedelta(seconds=20), kind="topic")
     assert (sum(point.sent for point in points), sum(point.delivered for point in points)) == (2, 4)
+
+
+def of_topic(topic: Address) -> tuple[int, int, int, int]:
+    """What was sent, delivered, in messages and bytes, and dropped in the last minute."""
+    now = datetime.now(UTC)
+    points = statistics.series(N, topic.name, now - timedelta(minutes=1), now + timedelta(seconds=20), kind="topic")
+    sums = [[point.sent, point.delivered, point.delivered_bytes, point.dropped] for point in points]
+    sent, delivered, delivered_bytes, dropped = (sum(column) for column in zip(*sums, strict=True))
+    return sent, delivered, delivered_bytes, dropped
+
+
+class Slow(Recorder):
+    """Drops every second message, as a consumer does whose reader is slow."""
+
+    def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
+        super().deliver(subscription, deliveries)
+        if len(self.deliveries) % 2 == 0:
+            subscription.drop(deliveries)
+
+
+def test_what_slow_subscribers_of_a_topic_drop_is_counted_though_they_leave_and_named_a_pattern(conninfo, queue):
+    topic = queue._replace(kind="topic", name=f"drop.{uuid.uuid4()}")
+
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        by_name, by_pattern, by_selector = Slow(engine), Slow(engine), Recorder(engine)
+        left = engine.subscribe(topic, by_name, 10)
+        engine.subscribe(topic._replace(name="drop.*"), by_pattern, 10)
+        engine.subscribe(topic, by_selector, 10, selector=parse("colour = 'red'"))
+        await send(engine, topic, b"12", b"12", b"12", b"12")
+        engine.unsubscribe(left)
+        await send(engine, topic, b"12", b"12")
+        await send(engine, queue, b"so that the topic has an id")
+        await engine.close()
+
+    asyncio.run(work())
+    assert of_topic(topic) == (6, 5, 10, 5)
+
+
+def test_deliveries_by_a_pattern_are_counted_where_nobody_has_named_the_topic(conninfo, queue):
+    topic = queue._replace(kind="topic", name=f"far.{uuid.uuid4()}")
+
+    async def work() -> None:
+        here, elsewhere = PostgresEngine(conninfo), PostgresEngine(conninfo)
+        await here.start()
+        await elsewhere.start()
+        consumer = Recorder(here)
+        here.subscribe(topic._replace(name="far.#"), consumer, 10)
+        await send(elsewhere, topic, b"123", b"123")
+        await consumer.count(2)
+        here._keeper.statistics.collect()  # as it does every ten seconds; the topic has no id here before
+        await send(here, queue, b"so that the topic has one")
+        await here.close()
+        await elsewhere.close()
+
+    asyncio.run(work())
+    assert of_topic(topic) == (2, 2, 6, 0)
+
+
+def test_gauges_say_what_waits_what_is_held_and_how_old_the_oldest_is_whatever_its_priority(conninfo, queue):
+    async def work() -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        consumer = Recorder(engine)
+        engine.subscribe(queue, consumer, 2)
+        await send(engine, queue, *[b"%d" % number for number in range(4)])
+        await consumer.count(2)
+        await send(engine, queue, b"urgent", priority=9)
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            await connection.execute("TRUNCATE msgweb.statistic")  # of this moment's samples by others
+            await connection.execute(
+                "UPDATE msgweb.message SET enqueued_at = enqueued_at - interval '1 hour'"
+                " WHERE priority = 4 AND destination = msgweb.destination_id(%s, 'queue', %s)",
+                [N, queue.name],
+            )
+            await connection.execute("SELECT msgweb.sample_queues()")
+        await engine.close()
+
+    asyncio.run(work())
+    now = datetime.now(UTC)
+    points = statistics.series(N, queue.name, now - timedelta(minutes=1), now + timedelta(seconds=20))
+    [point] = [point for point in points if point.ready is not None]
+    assert (point.ready, point.in_flight) == (3, 2)
+    assert point.oldest_age is not None
+    assert 3600 <= point.oldest_age < 7200
+    [listed] = [one for one in catalogue.queues(N) if one.name == queue.name]
+    assert listed.oldest_age is not None
+    assert 3600 <= listed.oldest_age < 7200
+
+
+def test_what_expired_and_what_a_full_queue_dropped_is_counted(conninfo, queue):
+    outbox.send(N, queue.name, "x", ttl=3600)
+    queue_settings.change(N, queue.name, {"max_length": 2, "overflow": "drop-head"})
+    for _ in range(3):
+        outbox.send(N, queue.name, "x")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        outbox.send(N, f"{queue.name}-mortal", "x", ttl=3600)
+        connection.execute("UPDATE msgweb.message SET expires_at = now() - interval '1 s' WHERE expires_at IS NOT NULL")
+        connection.execute("SELECT msgweb.sweep()")
+    found = total(queue)
+    assert (found["sent"], found["dead_lettered"]) == (4, 2)
+    assert total(queue._replace(name=f"{queue.name}-mortal"))["expired"] == 1
+
+
+def test_two_that_count_at_the_same_queue_do_not_wait_for_each_other(conninfo, queue):
+    """No row is written twice: two open transactions count, and the engine writes down what it counted."""
+    outbox.send(N, queue.name, "x")
+
+    async def work() -> None:
+        async with (
+            await psycopg.AsyncConnection.connect(conninfo) as one,
+            await psycopg.AsyncConnection.connect(conninfo) as two,
+        ):
+            for connection in (one, two):
+                await connection.execute("SET LOCAL lock_timeout = '1ms'")
+                await connection.execute("SELECT msgweb.send(%s, %s, 'x')", [N, queue.name])
+            engine = PostgresEngine(conninfo)
+            await engine.start()
+            await send(engine, queue, b"x")
+            await engine.close()
+            cursor = await two.execute(
+                "SELECT sum(s.sent) FROM msgweb.statistic s JOIN msgweb.destination d ON d.id = s.destination"
+                " WHERE d.name = %s",
+                [queue.name],
+            )
+            assert await cursor.fetchone() == (2,)  # the first, and the engine's
+            await one.commit()
+            await two.commit()
+
+    asyncio.run(work())
+    assert total(queue)["sent"] == 4
 
 
 def test_gauges_are_sampled_once_by_whoever_comes_first(conninfo, queue):

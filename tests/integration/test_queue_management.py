@@ -19,7 +19,7 @@ from apps.broker.engine import Address, Message, Refusal
 from apps.broker.postgres import PostgresEngine
 from apps.broker.queue_settings import BadSetting, UnknownSetting
 from msgweb.errors import BadDestination, Conflict, NotFound
-from tests.conformance.engines import Recorder, done, send, sync
+from tests.conformance.engines import DEADLINE, Recorder, done, send, sync
 
 pytestmark = pytest.mark.django_db(transaction=True)
 N = "management.test"
@@ -239,6 +239,42 @@ def test_an_unused_queue_goes_and_a_used_one_stays(conninfo, queue_name):
         connection.execute("SELECT msgweb.tidy_queues()")
     assert queue_name not in set(queue_actions.names(N))
     assert f"{queue_name}-used" in set(queue_actions.names(N))
+
+
+def test_a_queue_that_somebody_consumes_is_used_though_nothing_comes(conninfo, queue_name):
+    queue_settings.change(N, queue_name, {"expires_after": 60})
+
+    async def work(engine: PostgresEngine) -> None:
+        subscription = engine.subscribe(Address(N, "queue", queue_name), Recorder(engine), 1)
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+
+            async def see_consumers(number: int) -> None:
+                async with asyncio.timeout(DEADLINE):
+                    while (await (await connection.execute(CONSUMERS, [queue_name])).fetchone()) != (number,):
+                        pass
+
+            async def tidy(unused: str) -> bool:
+                await connection.execute(
+                    "UPDATE msgweb.destination SET used_at = used_at - %s::interval WHERE name = %s",
+                    [unused, queue_name],
+                )
+                await connection.execute("SELECT msgweb.tidy_queues()")
+                return queue_name in await in_thread(lambda: set(queue_actions.names(N)))
+
+            await see_consumers(1)
+            assert await tidy("2 minutes")
+            engine.unsubscribe(subscription)
+            engine.tell()
+            await see_consumers(0)
+            assert await tidy("30 seconds")  # its time began when the consumer was seen last
+            assert not await tidy("2 minutes")
+
+    with_engine(conninfo, work)
+
+
+CONSUMERS = """
+SELECT count(*) FROM msgweb.session s, msgweb.destination d WHERE d.name = %s AND s.details->'consumers' ? d.id::text
+"""
 
 
 def test_the_command(queue_name):

@@ -81,6 +81,19 @@ class Backlog:
         self._bytes += sum(operation.size for operation in operations)
         self.returning += sum(bool(operation.recalls) for operation in operations)
 
+    def take_without_sends(self) -> list[Operation]:
+        """All but what sends, a handed-over message apart: its ack may be among the rest. Isolated ones go first."""
+        if self.isolating:
+            return self.take()
+        waiting = [operation for operation in self._pending if operation.sends and not operation.holder]
+        if len(waiting) == len(self._pending):
+            return []
+        operations = [operation for operation in self._pending if operation.holder or not operation.sends]
+        self._pending = deque(waiting)
+        self._bytes = sum(operation.size for operation in waiting)
+        self.returning = 0
+        return operations
+
     def take(self) -> list[Operation]:
         """As many as a batch carries."""
         pending = self._pending

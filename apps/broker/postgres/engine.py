@@ -26,9 +26,11 @@ from apps.broker.headers import escape_header
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
+from apps.broker.postgres.demand import Demand
 from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.listener import Listener
 from apps.broker.postgres.names import Described, Ready
+from apps.broker.postgres.news import News
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
@@ -115,8 +117,8 @@ class PostgresEngine:
             self._lease,
             self._process,
             details=self._details,
-            lanes=self._idle_lanes,
-            found_ready=self._found,
+            lanes=lambda thoroughly: self._demand.idle_lanes(thoroughly),
+            found_ready=lambda found: self._news.found(found),
             renewed=self._renewed,
             lost=self.session_lost,
         )
@@ -127,11 +129,13 @@ class PostgresEngine:
             self._conninfo,
             f"msgweb {self._kind} listener {self._process}",
             own=lambda: (self._keeper.session, self._writer.backend_pid),
-            ready=self._ready,
+            ready=lambda found: self._news.ready(found),
             published=self._topics.deliver,
-            sessions_changed=self._sessions_changed,
+            sessions_changed=lambda what: self._news.sessions_changed(what),
         )
         self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
+        self._demand: Demand = Demand(self._consumed.values, self._writer, self._listener, self.handover)
+        self._news: News = News(self._queues, self._consumed, self._by_id, self._writer, self._keeper, self.handover)
         try:
             await self._listener.start()
             await self._keeper.open()
@@ -485,44 +489,15 @@ class PostgresEngine:
     def claimable(self) -> Claimable:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
         selectors that have more to look at."""
-        claims, scans, ranked = [], [], []
-        self.hear()
-        for queue in self._consumed.values():
-            if not queue.id or queue.id < 0 or queue.paused:
-                continue
-            if self._listener.deaf and (queue.waiting or queue.ahead):
-                self.handover.lower(queue)  # what was done elsewhere is not known: look at everything
-            if not queue.joined:
-                if queue.waiting and (queue.capacity() or queue.scans):
-                    claims.append((queue, 1))
-                continue
-            if queue.yields and queue.idle:
-                queue.active = queue.waiting = False
-                self._writer.add(Operation(leaves=(queue.id,)))
-            if queue.waiting and (limit := queue.claim_limit() or (queue.exclusive and not queue.active)):
-                claims.append((queue, int(limit)))
-            if queue.ranks.stale or queue.bid() is not None:
-                ranked.append(queue)
-            scans += [(queue, scan) for scan in queue.scanning() if scan.eager]
-        return claims, scans, ranked
+        return self._demand.claimable()
+
+    def wanting(self) -> bool:
+        """Whether a consumer here waits for what may be claimed."""
+        return self._demand.wanting()
 
     def hear(self) -> None:
         """Take what others have said until now."""
         self._listener.hear()
-
-    def wanting(self) -> bool:
-        """Whether a consumer here waits for what may be claimed."""
-        self.hear()
-        for queue in self._consumed.values():
-            if not queue.id or queue.id < 0 or queue.paused:
-                continue
-            if queue.waiting and not queue.ahead and (queue.capacity() or (queue.exclusive and not queue.active)):
-                return True
-            if queue.waiting and queue.scans and not queue.joined:
-                return True
-            if any(scan.eager for scan in queue.scanning()):
-                return True
-        return False
 
     @property
     def version(self) -> int:
@@ -583,7 +558,7 @@ class PostgresEngine:
 
     def became_ready(self, found: Sequence[Ready]) -> None:
         """By our own doing something became ready in these queues."""
-        self._ready(found)
+        self._news.ready(found)
 
     def publish_locally(self, message: Message) -> None:
         """Hand a committed topic message to the subscribers in this process."""
@@ -656,72 +631,10 @@ class PostgresEngine:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _ready(self, found: Sequence[Ready] | None) -> None:
-        """Something became ready. None: anywhere."""
-        if found is None:
-            for queue in self._consumed.values():
-                queue.heard = 0
-                self.handover.lower(queue)
-        else:
-            for one in found:
-                known = self._by_id.get(one.queue)
-                if known is not None:
-                    known.heard = min(known.heard, one.first)
-                    self.handover.lower(known, one.first)
-                    self.handover.make_way(known, one.priority)
-                    if one.grouped:
-                        known.expect_groups()
-                        self.handover.recall(known)
-        self._writer.wake()
-
-    def _found(self, found: Sequence[Ready]) -> None:
-        """The keeper found something, told or not."""
-        for one in found:
-            queue = self._by_id.get(one.queue)
-            if queue is not None and queue.barred and queue.ranks.left_lying(one.first, queue.rank()[1]):
-                logger.info("others leave messages of %s lying; they are asked whether they have credit", queue.address)
-                self._writer.add(Operation(ranks=(queue,)))
-        self._ready(found)
-
-    def _sessions_changed(self, what: str) -> None:
-        """Another process says that something changed: the catalogue, when the next message is due, or who is there."""
-        if what == "catalogue":
-            self._writer.reload()
-        elif what == "due":
-            self._keeper.look_for_due()
-        elif what.startswith("share:"):
-            self._share(self._by_id.get(int(what[6:])))
-        elif what.startswith("ranks:"):
-            known = self._by_id.get(int(what[6:]))
-            if known is not None:
-                known.ranks.stale = True
-                self._writer.wake()
-        elif what.startswith("bid:"):
-            identifier, session, bid = map(int, what[4:].split(":"))
-            known = self._by_id.get(identifier)
-            if known is not None:
-                known.ranks.hear(session, bid)
-                self._writer.wake()
-        else:
-            for queue in self._queues.values():
-                queue.ranks.stale = queue.ranks.stale or queue.ranks.mixed
-                self.handover.lower(queue)  # who died may have held what comes before all that we look at
-            self._writer.wake()
-            self._keeper.others_changed()
-
     def _tell_rank(self, queue: Queue) -> None:
         """Tell the others if the priorities of the consumers here have changed."""
         if queue.joined and not queue.owned and queue.ranks.told not in (None, queue.rank()):
             self._writer.add(Operation(ranks=(queue,)))
-
-    def _share(self, queue: Queue | None) -> None:
-        """Another process wants to consume what this one may consume alone."""
-        if queue is None or queue.owned or not (queue.alone or queue.joining):
-            return
-        queue.shares += 1
-        queue.alone = False
-        self.handover.recall(queue)
-        self._writer.add(Operation(shares=(queue,)))
 
     def _renewed(self) -> None:
         """The lease was renewed: give up what is consumed no longer, and ask again where others may have gone."""
@@ -741,33 +654,14 @@ class PostgresEngine:
         for queue in self._queues.values():
             if queue.id and queue.id > 0 and not queue.owned:
                 yield queue.id, queue.counts
+        for address in self._topics.uncounted():
+            self._know_topic(
+                address
+            )  # sent to elsewhere, and subscribed to by a pattern here: counted once it has an id
         for address, queue in self._topic_queues.items():
             if queue.id and queue.id > 0:
                 self._topics.count(address, queue.counts)
                 yield queue.id, queue.counts
-
-    def _idle_lanes(self, thoroughly: bool) -> list[tuple[int, int, int]]:
-        """Where the keeper is to look whether something waits that nobody told of: queue, priority, id after which.
-
-        For selectors never from the beginning, where all lies that they do not match; but what they missed is tried
-        once more."""
-        lanes = []
-        for queue in self._consumed.values():
-            if not queue.id or queue.id < 0 or queue.paused:
-                continue
-            if not queue.waiting and queue.capacity():
-                lanes += [
-                    (queue.id, lane, 0 if thoroughly or self._listener.deaf else floor)
-                    for lane, floor in queue.floors.highest.items()
-                ]
-            if queue.barred:
-                lanes += [(queue.id, lane, 0) for lane in queue.floors.highest]
-            for scan in queue.scans:
-                if scan.try_again():
-                    self._writer.wake()
-                if not scan.waiting and scan.room() > 0:
-                    lanes += [(queue.id, lane, floor) for lane, floor in scan.floors.highest.items()]
-        return lanes
 
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}

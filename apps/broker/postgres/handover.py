@@ -30,8 +30,8 @@ class Pen(Protocol):
     """Who writes."""
 
     @property
-    def healthy(self) -> bool:
-        """Whether it can."""
+    def prompt(self) -> bool:
+        """Whether what is sent now goes into the next batch."""
 
     def add(self, operation: Operation) -> None:
         """Write this with the next batch."""
@@ -71,7 +71,7 @@ class Handover:
         on its way to the database that was not handed over (`Queue.immediate`). It gets its position when it is
         written, so it stands behind all that was confirmed before, by whichever process.
         """
-        if self._ears.deaf or not self._pen.healthy or self._next_id >= self._last_id:
+        if self._ears.deaf or not self._pen.prompt or self._next_id >= self._last_id:
             return False
         if not queue.gathered:
             if not queue.capacity():

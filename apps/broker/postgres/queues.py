@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
@@ -466,13 +466,15 @@ class Queue:
         if not deliveries:
             return
         held = subscription.held
+        bodies = headers = 0
         for delivery in deliveries:
             held[delivery.id] = delivery.persistent
-        mean = _mean(len(d.body) for d in deliveries)
-        self.mean_size = max(mean, self.mean_size / 2, 64.0)
+            bodies += len(delivery.body)
+            headers += len(delivery.headers)
+        self.mean_size = max(bodies / len(deliveries), self.mean_size / 2, 64.0)
         counts = self.counts
         counts.delivered += len(deliveries)
-        counts.delivered_bytes += int(mean * len(deliveries))
+        counts.delivered_bytes += bodies + headers
         counts.redelivered += sum(1 for delivery in deliveries if delivery.deliveries > 1)
         guarded(subscription.consumer.deliver, subscription, deliveries)  # what it fails to take it holds until it goes
 
@@ -486,11 +488,3 @@ def _levels(subscriptions: Sequence[Subscription]) -> list[tuple[int, int]]:
             levels.append((first, place))
             first = place
     return levels
-
-
-def _mean(sizes: Iterable[int]) -> float:
-    total = count = 0
-    for size in sizes:
-        total += size
-        count += 1
-    return total / count if count else 0.0

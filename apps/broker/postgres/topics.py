@@ -8,7 +8,6 @@ is `msgweb.send()` in SQL, which packs the same.
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
-from weakref import WeakKeyDictionary
 
 from apps.broker import patterns
 from apps.broker.engine import Address, Delivery, Message, MessageId, Subscription
@@ -21,7 +20,7 @@ from apps.broker.postgres.statistics import Counts
 PACKED_LIMIT = 5900  # bytes: base64 makes 7,868 of them, and a notification holds 7,999
 
 
-UNCOUNTED_LIMIT = 10_000  # topics of which deliveries are counted that nobody here has named
+UNCOUNTED_LIMIT = 10_000  # topics of which deliveries are counted that have no id here yet
 
 
 class Topics:
@@ -30,8 +29,9 @@ class Topics:
     def __init__(self) -> None:
         self._exact: dict[Address, list[Subscription]] = {}
         self._patterns: dict[str, PatternTrie[Subscription]] = {}  # by namespace
-        self._delivered: dict[Address, int] = {}
-        self._dropped: WeakKeyDictionary[Subscription, int] = WeakKeyDictionary()  # how much of it was counted
+        self._every: set[Subscription] = set()
+        self._delivered: dict[Address, tuple[int, int]] = {}  # messages and bytes, what was dropped included
+        self._dropped: dict[Address, tuple[int, int]] = {}
 
     def add(self, subscription: Subscription) -> None:
         """Begin to deliver to it.
@@ -45,10 +45,13 @@ class Topics:
             self._patterns.setdefault(address.namespace, PatternTrie()).add(address.name, subscription)
         else:
             self._exact.setdefault(address, []).append(subscription)
+        self._every.add(subscription)
 
     def remove(self, subscription: Subscription) -> None:
         """Stop delivering to it."""
         address = subscription.address
+        self._take_drops(subscription)
+        self._every.discard(subscription)
         if patterns.is_pattern(address.name):
             trie = self._patterns[address.namespace]
             trie.remove(address.name, subscription)
@@ -66,14 +69,25 @@ class Topics:
         for address, subscriptions in self._exact.items():
             yield address, len(subscriptions)
 
+    def uncounted(self) -> list[Address]:
+        """The topics whose subscribers, those by a pattern too, were given something since `count`."""
+        for subscription in self._every:
+            self._take_drops(subscription)
+        return list(self._delivered)
+
     def count(self, address: Address, counts: Counts) -> None:
-        """Add what this topic's own subscribers were given and dropped since the last time."""
-        counts.delivered += self._delivered.pop(address, 0)
-        for subscription in self._exact.get(address, ()):
-            before = self._dropped.get(subscription, 0)
-            if subscription.dropped > before:
-                counts.dropped += subscription.dropped - before
-                self._dropped[subscription] = subscription.dropped
+        """Add what a topic's subscribers were given and dropped since the last time."""
+        delivered, size = self._delivered.pop(address, (0, 0))
+        dropped, dropped_size = self._dropped.pop(address, (0, 0))
+        counts.delivered += max(delivered - dropped, 0)
+        counts.delivered_bytes += max(size - dropped_size, 0)
+        counts.dropped += dropped
+
+    def _take_drops(self, subscription: Subscription) -> None:
+        for address, (number, size) in subscription.drops.items():
+            before, size_before = self._dropped.get(address, (0, 0))
+            self._dropped[address] = before + number, size_before + size
+        subscription.drops.clear()
 
     def deliver(self, message: Message) -> None:
         """Hand a message to every local subscriber. A slow one drops and counts it itself."""
@@ -84,20 +98,28 @@ class Topics:
             subscriptions = [*subscriptions, *trie.lookup(address.name)]
         if not subscriptions:
             return
-        if len(self._delivered) > UNCOUNTED_LIMIT:
-            self._delivered.clear()
-        self._delivered[address] = self._delivered.get(address, 0) + len(subscriptions)
+        passed_over = 0
         delivery = [Delivery(MessageId(0), address, message.headers, message.body, False, 1)]
         headers: dict[str, str] | None = None
         for subscription in list(subscriptions):
             if subscription.closed:
+                passed_over += 1
                 continue
             if subscription.selector is not None:
                 if headers is None:
                     headers = decode_headers(message.headers)
                 if not subscription.selector.matches(headers):
+                    passed_over += 1
                     continue
             guarded(subscription.consumer.deliver, subscription, delivery)
+        number = len(subscriptions) - passed_over
+        if number:
+            if len(self._delivered) > UNCOUNTED_LIMIT:
+                self._delivered.clear()
+                self._dropped.clear()
+            before, size = self._delivered.get(address, (0, 0))
+            size += number * (len(message.headers) + len(message.body))
+            self._delivered[address] = before + number, size
 
 
 def pack(message: Message) -> bytes:

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from apps.broker.engine import REPLY_PREFIX, Address, Message, MessageId, SessionId
 from apps.broker.errors import QueueFull
-from apps.broker.postgres import packing, topics
+from apps.broker.postgres import leftovers, packing, resolving, topics
 from apps.broker.postgres.backlog import Backlog
 from apps.broker.postgres.batch import Batch, Claimable
 from apps.broker.postgres.callbacks import guarded
@@ -36,13 +36,17 @@ CLOSE_SECONDS = 10.0  # how long a closing process waits for the database
 COMPANY = 0.00015  # seconds after a batch in which those who waited for it may go on: the next one has them all then
 FEW = 64  # operations; a larger batch costs so much by itself that company saves little
 PATIENCE = 0.001  # seconds that acks for which nobody waits may gather before they are written
-WORTH_WAITING = 0.5  # of a queue's messages that wait for one more batch this share was acked by then, of late,
-PROBE = 16  # or they wait in one of so many batches alone
+PROBE = 16  # one in so many batches tries whether messages that were handed over are worth waiting for
 PARK_SECONDS = 0.2  # until a destination that an open transaction is making is tried again
 TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other processes; best effort ends there
 LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
+#: Of these: what another connection would not change. The disk is full, a permission is missing. Claims may well go on,
+#: and acks, which need no room and make some.
+SCARCE = ("42501", "53", "58")
+SCARCE_SECONDS = 1.0  # until what such a database refused is tried again
+SENDS, CLAIMS, ALL = 1, 2, 3  # what is withheld meanwhile: sends; claims too; everything
 
 
 class Writer:
@@ -73,6 +77,8 @@ class Writer:
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
+        self._scarce: asyncio.TimerHandle | None = None  # until this fires, something is withheld
+        self._withheld = 0
         self._pressure = Pressure()
 
     # -- what the engine asks for
@@ -81,6 +87,11 @@ class Writer:
     def healthy(self) -> bool:
         """Connected to the database."""
         return self._pipeline is not None
+
+    @property
+    def prompt(self) -> bool:
+        """Whether what is sent now goes into the next batch."""
+        return self._pipeline is not None and not self._withheld
 
     @property
     def congested(self) -> bool:
@@ -122,6 +133,8 @@ class Writer:
             except TimeoutError:
                 logger.warning("the database does not answer; what it was asked for last is left open")
         self._closing = True
+        if self._scarce:
+            self._scarce.cancel()
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
@@ -180,7 +193,7 @@ class Writer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._busy or self._pipeline is None:
+        if self._busy or self._withheld == ALL or self._pipeline is None:
             return
         self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
         if self._host.handover.happened:
@@ -198,19 +211,21 @@ class Writer:
         if 0 < len(self._backlog) < self._expected and now - self._ended < COMPANY:
             self.wake()
             return
-        if 0 < len(self._backlog) < FEW and self._pressure.defers(now) and self._at_leisure():
+        if 0 < len(self._backlog) < FEW and self._at_leisure() and self._pressure.defers(now, len(self._backlog)):
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
-        unresolved = [queue for queue in self._host.unresolved() if queue.address not in self._backlog.parked_names]
+        unresolved = [] if self._withheld else self._host.unresolved()
+        unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
         if self._stale:
             self._backlog.put_back(operations)
             self._busy = True
             self._reload()
             return
-        if not operations and not self._topics and not unresolved and not any(self._host.claimable()):
+        if not operations and not self._topics and not unresolved and not any(self._claimable()):
             if self._backlog:
-                self._be_patient()
+                if not self._withheld:
+                    self._be_patient()
                 return
             if not self._backlog.empty:
                 return
@@ -220,7 +235,7 @@ class Writer:
             self._idle.clear()
             return
         self._busy = True
-        names = self._unknown(operations, unresolved)
+        names = resolving.unknown(operations, unresolved, self._host.queue)
         if names:
             self._resolve([names], operations, [])
         else:
@@ -252,52 +267,21 @@ class Writer:
     def _gather(self) -> list[Operation]:
         impatient, self._impatient = self._impatient, False
         following, self._following = self._following, False
-        self._pressure.settle()
+        self._pressure.settle(len(self._backlog))
         if self._patient is not None:
             self._patient.cancel()
             self._patient = None
         heavy = self._backlog.heavy
-        operations = self._backlog.take()
+        operations = self._backlog.take_without_sends() if self._withheld else self._backlog.take()
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
                 guarded(callback)
         if following and heavy and not impatient and not self._backlog.isolating:
-            return self._without_held(operations)
+            now, later = leftovers.divide(operations, self._host.queue, probe=self._number % PROBE == 0)
+            self._backlog.put_back(later)
+            return now
         return operations
-
-    def _without_held(self, operations: list[Operation]) -> list[Operation]:
-        """Where one batch follows the other, let what was handed over wait for one more: where consumers are quick, it
-        is acked by then and need not be written. A message gets its position when it is written, so none waits behind
-        which another one of its queue is written."""
-        acked = {message_id for operation in operations for message_id, _ in operation.acks}
-        named = {message_id for operation in operations for message_id in operation.named()}
-        now, later = [], []
-        written: set[Address] = set()
-        for operation in reversed(operations):
-            if not operation.holder:
-                written.update(message.address for message in operation.sends)
-            elif operation.handed not in acked:
-                address = operation.sends[0].address
-                waits = not (operation.passed or operation.handed in named or address in written)
-                if waits and (self._host.queue(address).settling > WORTH_WAITING or self._number % PROBE == 0):
-                    operation.passed = True
-                    later.append(operation)
-                    continue
-                written.add(address)
-            now.append(operation)
-        self._backlog.put_back(later[::-1])
-        return now[::-1]
-
-    def _unknown(self, operations: list[Operation], unresolved: list[Queue]) -> list[Queue]:
-        unknown = {queue.address: queue for queue in unresolved}
-        for operation in operations:
-            for message in operation.sends:
-                if message.address.kind == "queue" and message.address not in unknown:
-                    queue = self._host.queue(message.address)
-                    if queue.id is None:
-                        unknown[message.address] = queue
-        return list(unknown.values())
 
     def _resolve(self, groups: list[list[Queue]], operations: list[Operation], resolved: list[Queue]) -> None:
         """Get the ids of names, a group at a time; then write. A group that fails is halved until the bad name is
@@ -312,28 +296,10 @@ class Writer:
             return
         assert self._pipeline is not None
         names = groups.pop()
-        plain = [queue for queue in names if not queue.owned]
-        owned = [queue for queue in names if queue.owned]
-        session = packing.int4(self._host.session)
-        steps: list[Step] = [("briefly", ())]
-        if plain:
-            addresses = [queue.address for queue in plain]
-            columns = ([a.namespace for a in addresses], [a.kind for a in addresses], [a.name for a in addresses])
-            steps.append(("resolve", [packing.text_array(column) for column in columns]))
-            steps.append(("describe_named", [packing.text_array(columns[0]), packing.text_array(columns[2])]))
-        for queue in owned:
-            address = queue.address
-            steps.append(("open_reply_queue", (address.namespace.encode(), address.name.encode(), session)))
 
         def finished(outcome: Outcome) -> None:
             if isinstance(outcome, list):
-                described = read_described(outcome[2]) if plain else {}
-                for place, queue in enumerate(plain):
-                    queue.id = packing.unpack_int(outcome[1].get_value(place, 0))
-                    if queue.id in described:
-                        queue.settle(described[queue.id])
-                for result, queue in zip(outcome[len(outcome) - len(owned) :], owned, strict=True):
-                    queue.id = packing.unpack_int(result.get_value(0, 0)) if result.ntuples else -1
+                resolving.settle(names, outcome)
                 resolved.extend(names)
             elif isinstance(outcome, ConnectionLost) or outcome.sqlstate[:2] in UNAVAILABLE:
                 self._failed(outcome, operations, None)
@@ -348,7 +314,7 @@ class Writer:
                 resolved.extend(names)
             self._resolve(groups, operations, resolved)
 
-        self._pipeline.run(steps, finished)
+        self._pipeline.run(resolving.steps(names, self._host.session), finished)
 
     def _park(self, address: Address) -> None:
         """An application's open transaction is making this destination: what names it waits, all else goes on."""
@@ -424,7 +390,8 @@ class Writer:
         """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
         what comes behind it."""
         claimable = self._host.claimable()
-        return ([], [], []) if self._backlog.isolating or self._backlog.returning else claimable
+        withheld = self._backlog.isolating or self._backlog.returning or self._withheld >= CLAIMS
+        return ([], [], []) if withheld else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
         """Leave out what concerns messages that an earlier session of ours held: others have them now."""
@@ -590,7 +557,10 @@ class Writer:
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
-            self._recover(Doubt([]), delay=RETRY_LAST)
+            if error.sqlstate.startswith(SCARCE):
+                self._be_scarce(tried_sends=any(operation.sends for operation in operations))
+            else:
+                self._recover(Doubt([]), delay=RETRY_LAST)
         elif len(operations) > 1:
             self._backlog.isolating = len(operations)  # one of them is bad: find it, keep the others
             self._backlog.put_back(operations)
@@ -607,8 +577,24 @@ class Writer:
 
     def _refuse_sends(self, operations: list[Operation], error: MsgwebError) -> None:
         """Senders learn of it at once, for nothing was written; acks and releases are kept for later."""
-        self._refuse([operation for operation in operations if operation.sends], error)
         self._backlog.put_back([operation for operation in operations if not operation.sends])
+        for operation in operations:
+            if operation.sends:
+                self._refuse_and_release(operation, error)
+
+    def _be_scarce(self, tried_sends: bool) -> None:
+        """For a while go on without sends; if what had none was refused, without claims either; then not at all."""
+        if not self._withheld:
+            self._withheld = SENDS
+            self._scarce = self._loop.call_later(SCARCE_SECONDS, self._try_again)
+        elif not tried_sends:
+            self._withheld += 1
+        self._busy = False
+        self.wake()
+
+    def _try_again(self) -> None:
+        self._withheld = 0
+        self.wake()
 
     def _adopt(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline

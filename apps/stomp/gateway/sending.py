@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from apps.broker.engine import DEFAULT_PRIORITY, Address, Done, Message, Unit
 from apps.broker.headers import decode_headers
 from apps.broker.patterns import is_pattern
+from apps.broker.repeats import ACTIVEMQ_HEADERS
 from apps.stomp.gateway import declarations, features, permitted, wishes
 from apps.stomp.gateway.destinations import Job, Task, Temporary, parse_destinations, written
 from apps.stomp.gateway.errors import BadHeader, NotSupported
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from apps.stomp.gateway.connections import ClientConnection
 
 logger = logging.getLogger(__name__)
+
+_SCHEDULED = frozenset(name.encode() for name in ACTIVEMQ_HEADERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,8 @@ class Sending:
         priority = features.priority_of(fields, DEFAULT_PRIORITY)
         targets = parse_destinations(connection.namespace, head.destination)
         headers = head.headers
+        if not _SCHEDULED.isdisjoint(fields):
+            headers = _without_schedule(headers)
         reply_to = fields.get(b"reply-to", b"")
         passing = any(type(target) is Temporary for _, target in targets)  # when its subscription ends, it is another
         if reply_to.startswith((b"/temp-queue/", b"/temp-topic/")):
@@ -243,6 +248,12 @@ def _check_door(door: Task | Job, wish: Wish | None) -> None:
             "a job may begin later and expire, but has no repetition, message group or deduplication: its task says how"
             " it is limited; and what is said of a job has none of these"
         )
+
+
+def _without_schedule(headers: bytes) -> bytes:
+    """Kept headers without those that ask for a delay or a schedule: who forwards a message with all its headers
+    makes no other schedule of it."""
+    return b"\n".join(line for line in headers.split(b"\n") if line.partition(b":")[0] not in _SCHEDULED)
 
 
 def _replaced(headers: bytes, name: bytes, value: bytes) -> bytes:

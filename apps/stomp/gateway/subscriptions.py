@@ -148,7 +148,7 @@ class ClientSubscription:
         outlet = self._outlet
         if self._topic is not None:
             if outlet.clogged:
-                subscription.dropped += len(deliveries)
+                subscription.drop(deliveries)
                 return
             outlet.delivered += len(deliveries)
             encoder = self._encoder

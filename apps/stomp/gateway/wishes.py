@@ -9,7 +9,7 @@ from typing import NamedTuple
 from apps.broker.engine import AGAIN, Options, Refusal, Selector
 from apps.broker.headers import decode_headers
 from apps.broker.patterns import durable_queue_name
-from apps.broker.repeats import from_activemq
+from apps.broker.repeats import ACTIVEMQ_HEADERS, from_activemq
 from apps.broker.selectors import parse
 from apps.stomp.gateway.errors import BadHeader
 from apps.stomp.protocol.connection import DURABLE_NAMES
@@ -29,7 +29,7 @@ _WISHES = frozenset(
     name.encode()
     for name in (
         *("x-delay", "_AMQ_SCHED_DELIVERY", "ttl", *_EXPIRY, *_GROUP, *_DEDUPLICATION),
-        *("AMQ_SCHEDULED_DELAY", "AMQ_SCHEDULED_PERIOD", "AMQ_SCHEDULED_REPEAT", "AMQ_SCHEDULED_CRON"),
+        *ACTIVEMQ_HEADERS,
     )
 )
 
