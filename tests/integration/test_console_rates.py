@@ -428,15 +428,16 @@ def test_no_page_reads_all_jobs_all_messages_or_all_statistics(home: str, admin:
         " SELECT id, true, '', '' FROM msgweb.destination, generate_series(1, 30000) WHERE namespace = %s",
         [home],
     )
-    for table in ("statistic", "jobs_ended"):
-        column, value = ("destination", "id") if table == "statistic" else ("namespace", "namespace")
-        execute(
-            f"INSERT INTO msgweb.{table} (resolution, at, {column})"
-            f" SELECT CASE WHEN n < 360 THEN 10 WHEN n < 10000 THEN 60 ELSE 3600 END,"
-            f" {LATEST} - n * interval '10 seconds', {value} FROM generate_series(0, 40000) n, msgweb.destination"
-            " WHERE namespace = %s",
-            [home],
-        )
+    rows = (
+        "SELECT CASE WHEN n < 360 THEN 10 WHEN n < 10000 THEN 60 ELSE 3600 END,"
+        f" {LATEST} - n * interval '10 seconds', d."
+        "{} FROM generate_series(0, 40000) n, generate_series(1, CASE WHEN n < 360 THEN {} ELSE 1 END),"
+        " msgweb.destination d WHERE namespace = %s"
+    )
+    columns = "(resolution, at, {})"
+    processes = 10  # each has written rows of its own
+    execute(f"INSERT INTO msgweb.statistic {columns.format('destination')} {rows.format('id', processes)}", [home])
+    execute(f"INSERT INTO msgweb.jobs_ended {columns.format('namespace')} {rows.format('namespace', 1)}", [home])
     execute("ANALYZE jobs_job, msgweb.message_persistent, msgweb.statistic, msgweb.jobs_ended")
     with plans() as found:
         html(admin, path)
