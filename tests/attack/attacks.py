@@ -8,8 +8,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 SECONDS = 30.0  # a deadline for a loaded machine, not an expectation
 MIB = 1024 * 1024
@@ -141,19 +144,35 @@ def deaf(target: Target, measure: float) -> str:
     return f"{2 * count} consumers that never read; {2 * messages * size // MIB} MiB sent"
 
 
+def several(count: int, attack: Callable[[int], T]) -> list[T]:
+    """Do it so many times, eight at a time."""
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(attack, range(count)))
+
+
+def bomb(client: socket.socket, head: bytes, chunk: bytes, most: int) -> tuple[int, str]:
+    """Send without end, whatever is answered; how many bytes went, and what came back."""
+    client.sendall(head)
+    sent = push(client, chunk, most)
+    answer = "ERROR" if b"limit_exceeded" in rest_of(client) else "the end"
+    vanish(client)
+    return sent, answer
+
+
 def header_bombs(target: Target, measure: float) -> str:
     """Headers without end: many small ones, one long one, before log-in and after it."""
-    answers: Counter[str] = Counter()
-    sent = 0
-    count = int(60 * measure)
-    for number in range(count):
-        client = dial(target, logged_in=number % 2 == 0)
-        client.sendall(b"SEND\n" if number % 2 == 0 else b"CONNECT\n")
+
+    def one(number: int) -> tuple[int, str]:
+        head = b"SEND\n" if number % 2 == 0 else b"CONNECT\n"
         chunk = (b"name:" + b"v" * 90 + b"\n") * 600 if number % 4 < 2 else b"v" * 60_000
-        sent += push(client, chunk, 50 * MIB)
-        answers["ERROR" if b"limit_exceeded" in rest_of(client) else "the end"] += 1
-        vanish(client)
-    return f"{count} connections; {sent / count / 1024:.0f} KiB got through each; {told(answers)}"
+        return bomb(dial(target, logged_in=number % 2 == 0), head, chunk, 50 * MIB)
+
+    return _bombs(several(int(60 * measure), one))
+
+
+def _bombs(done: list[tuple[int, str]]) -> str:
+    sent = sum(size for size, _ in done) / len(done) / 1024
+    return f"{len(done)} connections, 8 at a time; {sent:.0f} KiB got through each; {told(Counter(a for _, a in done))}"
 
 
 def connects(target: Target, measure: float) -> str:
@@ -240,16 +259,9 @@ def leave(client: socket.socket) -> None:
 
 def ten_gigabytes(target: Target, measure: float) -> str:
     """Frames that announce ten gigabytes."""
-    count = int(40 * measure)
-    answers: Counter[str] = Counter()
-    sent = 0
-    for _ in range(count):
-        client = dial(target, logged_in=True)
-        client.sendall(b"SEND\ndestination:/queue/attack.huge\nreceipt:r\ncontent-length:10000000000\n\n")
-        sent += push(client, b"x" * 65536, 20 * MIB)
-        answers["ERROR" if b"limit_exceeded" in rest_of(client) else "the end"] += 1
-        vanish(client)
-    return f"{count} connections; {sent / count / 1024:.0f} KiB got through each; {told(answers)}"
+    head = b"SEND\ndestination:/queue/attack.huge\nreceipt:r\ncontent-length:10000000000\n\n"
+    done = several(int(40 * measure), lambda number: bomb(dial(target, logged_in=True), head, b"x" * 65536, 20 * MIB))
+    return _bombs(done)
 
 
 def unended_frames(target: Target, measure: float) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 from django.db import OperationalError
 
+from apps.stomp.gateway import channels
 from apps.stomp.gateway.connections import ClientConnection
 from apps.stomp.gateway.ports import Credentials, Principal
 from tests.installation import until
@@ -158,6 +159,34 @@ def test_who_may_have_more_to_say_or_to_read_is_not_cut_off_behind_disconnect(
         assert gateway.run(connections_of(gateway))  # its socket is still read
         client.close()
         until(lambda: not gateway.gateway.connections, SECONDS, "the connection is gone")
+
+
+def test_who_goes_on_sending_behind_its_error_is_read_a_little_and_then_no_more(
+    stomp_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "DRAIN_RATE", 0.001)
+    with gateway_with(stomp_database) as gateway:
+        client = gateway.connected()
+        here = connection_of(gateway, client)
+        client.write(b"NO SUCH\n\n\0")
+        client.socket.setblocking(False)
+        sent = 0
+        while "drain" not in here.holds:
+            with contextlib.suppress(BlockingIOError):
+                sent += client.socket.send(bytes(100_000))
+        assert sent > channels.DRAIN_AT_ONCE
+        client.socket.setblocking(True)
+        client.expect("ERROR")
+        client.close()
+        until(lambda: not gateway.gateway.connections, SECONDS, "it has lingered")
+
+
+def test_who_notices_its_error_late_can_say_all_and_then_reads_it(stomp_database: str) -> None:
+    with gateway_with(stomp_database, linger_seconds=3600.0) as gateway:
+        client = gateway.connected()
+        client.write(b"NO SUCH\n\n\0" + bytes(3 * channels.DRAIN_AT_ONCE))
+        client.expect("ERROR")
+        client.expect_end()
 
 
 # -- what a connection leaves

@@ -9,6 +9,7 @@ import pytest
 from apps.accounts.errors import LoginRefused, TooManyFailures
 from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import Identity, Standing
+from apps.stomp.gateway import access
 from apps.stomp.gateway.access import (
     HASHES_WAITING,
     KEYS_WAITING,
@@ -383,5 +384,28 @@ def test_looking_again_tells_what_has_changed_and_who_is_gone() -> None:
         assert await authenticator.look_again([key, user]) == {key: key}
         book.access = Access(frozenset({"a.default"}))
         assert await authenticator.look_again([key]) == {}, "its namespace is closed to it"
+
+    with_book(work)
+
+
+def test_behind_a_log_in_that_failed_its_address_rests_and_others_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "REST", 1e9)
+    monkeypatch.setattr(access, "REST_LIMIT", 3600.0)
+
+    async def work(authenticator: AccountAuthenticator, book: Book) -> None:
+        guess = asyncio.create_task(authenticator.authenticate(Credentials("me", "guess", peer=ADDRESS)))
+        while not book.asked:
+            await asyncio.sleep(0)
+        behind = asyncio.create_task(authenticator.authenticate(Credentials("me", "pass", peer=ADDRESS)))
+        elsewhere = await authenticator.authenticate(Credentials("me", "pass", peer="198.51.100.7"))
+        assert elsewhere.login == "me"
+        assert book.asked == ["key me", "key me"]  # who is behind has not been asked about
+        assert not guess.done()
+        for task in (guess, behind):
+            task.cancel()
+        await asyncio.gather(guess, behind, return_exceptions=True)
+        for task in list(authenticator._asking.values()):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     with_book(work)

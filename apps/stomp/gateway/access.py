@@ -36,6 +36,8 @@ THREADS = 4
 HASH_THREADS = 2
 HASHES_WAITING = 20  # for one address
 KEYS_WAITING = 200
+REST = 4.0  # times as long as a log-in took that failed, no other of its address is looked at,
+REST_LIMIT = 0.05  # seconds at most
 
 
 class Accounts(NamedTuple):
@@ -235,7 +237,13 @@ class AccountAuthenticator:
         lane.users += 1
         try:
             async with lane.lock:
-                return await threads.run(call)
+                begun = self._loop.time()
+                try:
+                    return await threads.run(call)
+                except LoginRefused:
+                    # Its address rests for longer than it was busy, so that guessing leaves the processor to others.
+                    await asyncio.sleep(min(REST_LIMIT, REST * (self._loop.time() - begun)))
+                    raise
         finally:
             lane.users -= 1
             if not lane.users:

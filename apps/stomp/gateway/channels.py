@@ -13,6 +13,8 @@ from apps.stomp.protocol import encoder
 if TYPE_CHECKING:
     from apps.stomp.gateway.tracing import Trace
 
+DRAIN_AT_ONCE = 1 << 20  # bytes of a client that was refused that are read and thrown away at once; after that
+DRAIN_RATE = 4 << 20  # so many a second
 VANISHED_SECONDS = 60.0
 RETRANSMISSIONS = 3
 TCP_INFO_BYTES = 60  # of Linux's `struct tcp_info`: retransmits at 2, unacked at 24, last_ack_recv (ms ago) at 56
@@ -32,6 +34,7 @@ class Channel(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_drained",
         "_half_closed",
         "_out",
         "_timers",
@@ -59,6 +62,7 @@ class Channel(asyncio.Protocol):
         self._out: list[bytes] = []
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._half_closed = False  # by the client
+        self._drained = 0  # bytes that were thrown away
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
@@ -150,6 +154,14 @@ class Channel(asyncio.Protocol):
         self.holds.remove(reason)
         if not self.holds and not self.lost and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def drain(self, size: int) -> None:
+        """So many bytes came that nobody wants any more. Some are read, so that the last frame arrives; of who goes on
+        sending, no more than a trickle, or it would keep this process busy."""
+        self._drained += size
+        if self._drained > DRAIN_AT_ONCE and "drain" not in self.holds:
+            self.hold("drain")
+            self.start_timer("drain", size / DRAIN_RATE, lambda: self.release_hold("drain"))
 
     # -- timers
 

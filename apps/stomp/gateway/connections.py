@@ -157,6 +157,7 @@ class ClientConnection(Channel):
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         if self._ending or self._refused:
+            self.drain(len(data))
             return
         if self._beating is not None:
             self._beating.last_read = self.loop.time()
