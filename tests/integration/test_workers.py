@@ -372,6 +372,17 @@ def test_a_connection_of_djangos_that_was_cut_between_two_jobs_or_during_a_long_
     assert len({first, second["result"], third["result"]}) == 3
 
 
+def test_a_worker_rolls_up_the_tally_of_jobs_that_have_ended(jobs: Jobs) -> None:
+    jobs.query(
+        "INSERT INTO msgweb.jobs_ended (at, namespace, succeeded)"
+        " SELECT now() - interval '1 minute', %s, 1 FROM generate_series(1, 5)",
+        jobs.namespace,
+    )
+    start(jobs)
+    rows = "SELECT resolution, succeeded FROM msgweb.jobs_ended WHERE namespace = %s"
+    jobs.until(lambda: jobs.query(rows, jobs.namespace) == [(10, 5)], "five rows become one of ten seconds")
+
+
 def test_a_worker_holds_no_more_messages_than_it_has_slots_whatever_the_number_of_queues(jobs: Jobs) -> None:
     asked = []
     for number in range(4):
