@@ -13,7 +13,7 @@ from msgweb.home import stomp_listen
 
 @register(Tags.security)
 def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """msgweb.E001 to E003 and W001."""
+    """msgweb.E001 to E004 and W001."""
     found: list[CheckMessage] = []
     try:
         stomp_listen()  # MSGWEB_HTTP was read with the settings
@@ -35,6 +35,14 @@ def check_environment(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
                 f"MSGWEB_LEASE_SECONDS must lie between 1 and 3600, not {settings.MSGWEB_LEASE_SECONDS:g}",
                 hint="After so many seconds of silence a gateway or worker counts as dead.",
                 id="msgweb.E003",
+            )
+        )
+    if not 1 <= settings.MSGWEB_HORIZON_SECONDS < float("inf"):
+        found.append(
+            Error(
+                f"MSGWEB_HORIZON_SECONDS must be a number of seconds from 1, not {settings.MSGWEB_HORIZON_SECONDS:g}",
+                hint="Who holds up VACUUM for so long is told of.",
+                id="msgweb.E004",
             )
         )
     if settings.DEBUG and "*" in settings.ALLOWED_HOSTS:

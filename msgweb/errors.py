@@ -11,6 +11,7 @@ MsgwebError
 ├── LimitExceeded          a limit that protects the server; the text names it
 ├── SessionLost            this process was taken for dead and fenced off; what it held is with others
 └── Unavailable            the database is away; try again
+    └── PooledDatabase     a pooler lends the server's sessions out for a transaction each; no trying again helps
 
 Each class has a stable `code`, the same in STOMP ERROR frames, REST problem details and the log, and an HTTP status.
 Apps add subclasses beside what they describe.
@@ -98,3 +99,10 @@ class Unavailable(MsgwebError):
 
     code = "unavailable"
     status = 503
+
+
+class PooledDatabase(Unavailable):
+    """A pooler before Postgres lends the server's sessions out, for a transaction or a statement each. Whoever starts
+    gateways or workers has to change that: a process that starts ends with `os.EX_CONFIG` (78)."""
+
+    code = "pooled_database"

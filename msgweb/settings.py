@@ -12,6 +12,8 @@ MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSG
 MSGWEB_DEBUG           1 switches Django's debug pages on
 MSGWEB_DB_POOL         database connections that the threads of a process share at most; 0: no pool; default 20 for web
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
+MSGWEB_HORIZON_SECONDS after how long whoever holds up VACUUM (an old transaction, a replication slot) is shown in the
+                       console and named in the log, default 600
 MSGWEB_JOBS_KEEP       days that jobs which have ended are kept, by state, and their logs: succeeded=7,failed=30,
                        cancelled=7,expired=7,logs=14; `never` removes none of them
 MSGWEB_SCHEDULES       jobs at times, as JSON: see apps.jobs.schedules
@@ -35,6 +37,7 @@ ALLOWED_HOSTS = [
 ]
 MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
 MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
+MSGWEB_HORIZON_SECONDS = float(os.environ.get("MSGWEB_HORIZON_SECONDS") or 600)
 MSGWEB_TASK_MODULES = [name for name in os.environ.get("MSGWEB_TASK_MODULES", "").split(",") if name]
 
 MSGWEB_JOBS_KEEP = os.environ.get("MSGWEB_JOBS_KEEP", "")

@@ -44,6 +44,9 @@ def works(*command: str) -> bool:
     )
 
 
+#: Debian puts it where only root's PATH leads.
+PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
+
 #: What a test may need, how to find it, and what would bring it.
 NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "php": (php_speaks_stomp, "apt-get install php-cli php-stomp"),
@@ -55,6 +58,7 @@ NEEDS: dict[str, tuple[Callable[[], object], str]] = {
     "npm": (lambda: shutil.which("node") and shutil.which("npm"), "install Node.js 20 with npm"),
     "chromium": (lambda: shutil.which("chromium") or shutil.which("chromium-browser"), "apt-get install chromium"),
     "rabbitmq": (lambda: shutil.which("rabbitmq-server"), "apt-get install rabbitmq-server"),
+    "pgbouncer": (lambda: PGBOUNCER, "apt-get install pgbouncer"),
     "root": (lambda: os.geteuid() == 0, "run the tests as root"),
     "make": (lambda: shutil.which("make"), "apt-get install make"),
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from apps.broker.engine import Engine
 from apps.jobs.upkeep import Upkeep
-from msgweb.errors import Unavailable
+from msgweb.errors import PooledDatabase, Unavailable
 from workers.admissions import Admissions
 from workers.control import Control, Wish
 from workers.dispatch import Dispatch
@@ -121,6 +121,7 @@ class Supervisor:
         """Serve.
 
         Raises:
+            PooledDatabase: it cannot work through that pooler; nothing was begun.
             Exception: what should not have happened in one of our own tasks; everything was ended as well as could be.
         """
         if not await self._start_engine():
@@ -151,6 +152,8 @@ class Supervisor:
         while not self._stop_asked.is_set():
             try:
                 await self._engine.start()
+            except PooledDatabase:
+                raise
             except Unavailable as error:
                 if not told:
                     log.warning("no database yet, trying every %g s: %s", ENGINE_RETRY_SECONDS, error)

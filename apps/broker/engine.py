@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, NewType, Protocol
 
+from apps.broker.horizon import Horizon
 from msgweb.errors import BadDestination, MsgwebError
 
 MessageId = NewType("MessageId", int)
@@ -241,6 +242,15 @@ class Engine(Protocol):
     @property
     def healthy(self) -> bool:
         """Whether the database answers."""
+
+    @property
+    def polling(self) -> bool:
+        """Whether what other processes do is not heard as it happens, but found within seconds; their topic messages
+        are missed then."""
+
+    @property
+    def horizon(self) -> Horizon:
+        """Who holds up VACUUM, as of some seconds ago."""
 
     @property
     def congested(self) -> bool:

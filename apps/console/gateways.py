@@ -59,21 +59,29 @@ class Gateway:
     """A gateway process.
 
     Attributes:
+        polling: notifications of Postgres do not reach it.
         count: of its connections, of which `connections` may be the newest alone.
     """
 
     host: str
     process: int
+    polling: bool
     count: int
     connections: list[Connection]
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """Attributes: silent: gateways that hold their lease and did not answer."""
+    """What is known of all.
+
+    Attributes:
+        silent: gateways that hold their lease and did not answer.
+        polling: processes of any kind that notifications of Postgres do not reach, and so no question does; in words.
+    """
 
     gateways: list[Gateway]
     silent: int
+    polling: list[str]
 
 
 async def survey() -> Survey:
@@ -97,7 +105,19 @@ async def survey() -> Survey:
         except TimeoutError:
             pass  # what is missing is said
     gateways = _understood(answers)
-    return Survey(sorted(gateways, key=lambda one: (one.host, one.process)), max(0, expected - len(gateways)))
+    return Survey(
+        sorted(gateways, key=lambda one: (one.host, one.process)),
+        max(0, expected - len(gateways)),
+        await sync_to_async(_polling)(),
+    )
+
+
+def _polling() -> list[str]:
+    return [
+        f"{one.kind} {one.host} pid {one.pid}"
+        for one in catalogue.sessions()
+        if one.alive and one.kind != "worker" and one.details.get("polling")
+    ]
 
 
 async def ask(question: dict[str, Any]) -> None:
@@ -131,4 +151,4 @@ def _gateway(answer: dict[str, Any]) -> Gateway:
         for one in answer["connections"]
     ]
     connections.sort(key=lambda one: one.since, reverse=True)
-    return Gateway(answer["host"], answer["process"], answer["count"], connections)
+    return Gateway(answer["host"], answer["process"], bool(answer.get("polling")), answer["count"], connections)

@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from apps.broker import catalogue, statistics
+from apps.broker import catalogue, horizon, statistics
 from apps.console import charts
 from apps.jobs import tally
 from apps.jobs.models import Attempt, Job
@@ -51,6 +51,7 @@ def overview(request: HttpRequest) -> HttpResponse:
         "queues_more": max(0, len(queues) - OVERVIEW_ROWS),
         "topics": catalogue.topics(),
         "sessions": alive,
+        "horizon": horizon.told_by(session.details.get("horizon") for session in alive),
         "missing": [kind for kind in ("gateway", "worker") if not any(session.kind == kind for session in alive)],
     }
     return page(request, "overview", context)
@@ -102,7 +103,11 @@ def topics(request: HttpRequest) -> HttpResponse:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A session as the page of workers shows it, with the jobs that it works on."""
+    """A session as the page of workers shows it, with the jobs that it works on.
+
+    Attributes:
+        polling: notifications of Postgres do not reach it; None where it does not say.
+    """
 
     session: catalogue.SessionInfo
     jobs: list[Job]
@@ -110,6 +115,7 @@ class Process:
     queues: list[str]
     draining: bool
     paused: bool
+    polling: bool | None
     details: dict[str, Any]
 
 
@@ -133,6 +139,8 @@ def workers(request: HttpRequest) -> HttpResponse:
 
 def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
     details = dict(session.details)
+    details.pop("horizon", None)  # the overview shows that
+    polling = details.pop("polling", None)
     slots = details.pop("slots", None)
     queues = details.pop("queues", [])
     return Process(
@@ -142,6 +150,7 @@ def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
         queues=[str(name) for name in queues] if isinstance(queues, list) else [],
         draining=bool(details.pop("draining", False)),
         paused=bool(details.pop("paused", False)),
+        polling=polling if isinstance(polling, bool) else None,
         details=details,
     )
 

@@ -124,7 +124,10 @@ class TopicFeed:
         async with self._lock:
             if self._engine is None:
                 engine = PostgresEngine(
-                    conninfo_of(settings.DATABASES["default"]), kind="web", lease_seconds=settings.MSGWEB_LEASE_SECONDS
+                    conninfo_of(settings.DATABASES["default"]),
+                    kind="web",
+                    lease_seconds=settings.MSGWEB_LEASE_SECONDS,
+                    horizon_seconds=settings.MSGWEB_HORIZON_SECONDS,
                 )
                 await engine.start()
                 self._engine = engine

@@ -1,4 +1,4 @@
-"""Wait until a job has ended, on LISTEN: no polling."""
+"""Wait until a job has ended, on LISTEN, with a look every few seconds behind it: a notification can be lost."""
 
 import time
 import uuid
@@ -11,6 +11,8 @@ from apps.jobs.channels import EVENTS
 from apps.jobs.errors import UnknownJob
 from apps.jobs.models import Job
 from msgweb.database import conninfo_of
+
+POLL_SECONDS = 5.0
 
 
 def wait_final(job_id: uuid.UUID, seconds: float) -> Job:
@@ -32,7 +34,7 @@ def wait_final(job_id: uuid.UUID, seconds: float) -> Job:
             left = deadline - time.monotonic()
             if left <= 0:
                 break
-            for notification in listener.notifies(timeout=left):
+            for notification in listener.notifies(timeout=min(left, POLL_SECONDS)):
                 if notification.payload == str(job_id):
                     break
             job = _load(job_id)

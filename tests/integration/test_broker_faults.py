@@ -54,7 +54,7 @@ def test_a_process_that_cannot_hear_the_others_lets_nothing_overtake(conninfo, q
             await consumer.count(1)
             monkeypatch.setattr(listener, "connect", connect_later)
             with psycopg.connect(conninfo, autocommit=True) as connection:
-                pid = one._listener._connection.pgconn.backend_pid
+                pid = one._listener.connection.pgconn.backend_pid
                 connection.execute("SELECT pg_terminate_backend(%s)", [pid])
             async with asyncio.timeout(DEADLINE):
                 while not one._listener.deaf:

@@ -276,6 +276,17 @@ def test_who_may_only_look_has_no_button_and_no_power(reader: Client, job: Job) 
     assert job.state == "ready"
 
 
+@pytest.mark.parametrize("action", ["cancel", "retry", "hold", "release", "edit", "rerun"])
+def test_who_may_only_look_cannot_rewrite_a_job(reader: Client, job: Job, action: str) -> None:
+    """Not by what a form would send, nor for all jobs at once: the server refuses, whatever the page shows."""
+    before = Job.objects.filter(id=job.id).values().get()
+    form = {"arguments": '{"a": 2}', "priority": "9", "to_queue": "other"}
+    assert reader.post(f"/jobs/{job.id}/{action}/", form).status_code == 403
+    assert reader.post("/jobs/do/", {"action": action, "state": "ready", **form}).status_code == 403
+    assert Job.objects.filter(id=job.id).values().get() == before
+    assert Job.objects.count() == 1
+
+
 def test_the_permission_to_change_jobs_is_enough_to_cancel(client: Client, job: Job) -> None:
     user = get_user_model().objects.create_user("carl", password="x")
     user.user_permissions.add(Permission.objects.get(codename="change_job"))

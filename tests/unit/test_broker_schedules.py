@@ -1,6 +1,8 @@
 """When schedules run, what cannot be scheduled, and what ActiveMQ's headers ask for."""
 
+import contextlib
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -218,6 +220,28 @@ def test_an_expression_that_is_none_or_never_fires_is_refused_soon(cron):
     assert time.perf_counter() - begun < SOON
     assert refused.value.code == "bad_schedule" and refused.value.status == 400
     assert len(refused.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "cron",
+    [
+        "0-999999999999 * * * *",
+        "*/99999999999999999999999 * * *",
+        ",".join(["*/1"] * 100_000) + " * * * *",
+        ",".join(["*/1"] * 61) + " * * * *",
+        "0 0 */16 * MON#5",
+    ],
+    ids=lambda cron: repr(cron[:24]),
+)
+def test_no_expression_takes_much_memory(cron):
+    check(Repeat(cron="0 0 * * *"))  # what is loaded and kept once is not the expression's
+    tracemalloc.start()
+    try:
+        with contextlib.suppress(BadSchedule):
+            check(Repeat(cron=cron))
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_expression_of_the_greatest_length_is_checked_soon():

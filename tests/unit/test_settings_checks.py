@@ -34,6 +34,12 @@ def test_a_lease_that_makes_no_sense_is_named(settings: Settings, seconds: float
     assert _ids() == ["msgweb.E003"]
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_limit_for_who_holds_up_vacuum_that_makes_no_sense_is_named(settings: Settings, seconds: float) -> None:
+    settings.MSGWEB_HORIZON_SECONDS = seconds
+    assert _ids() == ["msgweb.E004"]
+
+
 def test_debug_pages_for_everybody_are_warned_of(settings: Settings) -> None:
     settings.DEBUG = True
     settings.ALLOWED_HOSTS = ["*"]

@@ -24,13 +24,22 @@ class Demand:
 
     Args:
         consumed: those queues, as they are at each look.
+        share: lets others consume a queue that this process may consume alone.
     """
 
-    def __init__(self, consumed: Callable[[], Collection[Queue]], pen: Pen, ears: Ears, handover: Handover) -> None:
+    def __init__(
+        self,
+        consumed: Callable[[], Collection[Queue]],
+        pen: Pen,
+        ears: Ears,
+        handover: Handover,
+        share: Callable[[Queue], None],
+    ) -> None:
         self._consumed = consumed
         self._pen = pen
         self._ears = ears
         self._handover = handover
+        self._share = share
 
     def claimable(self) -> Claimable:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
@@ -40,8 +49,10 @@ class Demand:
         for queue in self._consumed():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
-            if self._ears.deaf and (queue.waiting or queue.ahead):
-                self._handover.lower(queue)  # what was done elsewhere is not known: look at everything
+            if self._ears.deaf:
+                if queue.waiting or queue.ahead:
+                    self._handover.lower(queue)  # what was done elsewhere is not known: look at everything
+                self._share(queue)  # nor whether others ask for it
             if not queue.joined:
                 if queue.waiting and (queue.capacity() or queue.scans):
                     claims.append((queue, 1))

@@ -23,6 +23,7 @@ from apps.broker.engine import (
     Unit,
 )
 from apps.broker.headers import escape_header
+from apps.broker.horizon import LIMIT_SECONDS, Horizon
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.bindings import Bindings
 from apps.broker.postgres.callbacks import guarded
@@ -52,6 +53,7 @@ class PostgresEngine:
         kind: `gateway`, `worker` or `web`; the console shows it.
         lease_seconds: after how long a silent process counts as dead.
         details: what the console shows of this process, such as its listeners or slots. May be changed later.
+        horizon_seconds: who pins the horizon of transactions for longer is told of (`apps.broker.horizon`).
         process: how the application_name of each of the process's connections ends, its own beside the engine's (they
             begin with `msgweb `): whoever buries the session ends them all. Unique; made up if not given.
     """
@@ -77,6 +79,8 @@ class PostgresEngine:
         }
     )
 
+    _keeper: SessionKeeper
+
     def __init__(
         self,
         conninfo: str,
@@ -84,6 +88,7 @@ class PostgresEngine:
         lease_seconds: float = 15.0,
         details: dict[str, Any] | None = None,
         process: str | None = None,
+        horizon_seconds: float = LIMIT_SECONDS,
     ) -> None:
         self._process = process or new_process_name()
         self.details = dict(details or {})
@@ -99,6 +104,7 @@ class PostgresEngine:
         self._conninfo = conninfo
         self._kind = kind
         self._lease = lease_seconds
+        self._horizon_seconds = horizon_seconds
         self._started = False
         self._serving = False
 
@@ -109,22 +115,10 @@ class PostgresEngine:
 
         Raises:
             Unavailable: the database does not answer, or its migrations are missing.
+            PooledDatabase: a pooler lends the sessions of the server out for a transaction each.
         """
         self._loop = asyncio.get_running_loop()
-        self._keeper = SessionKeeper(
-            self._conninfo,
-            self._kind,
-            self._lease,
-            self._process,
-            details=self._details,
-            lanes=lambda thoroughly: self._demand.idle_lanes(thoroughly),
-            found_ready=lambda found: self._news.found(found),
-            renewed=self._renewed,
-            lost=self.session_lost,
-        )
         self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
-        self._keeper.statistics = StatisticsWriter(self._used)
-        self._keeper.settled_batch = lambda: self._writer.settled_batch
         self._listener = Listener(
             self._conninfo,
             f"msgweb {self._kind} listener {self._process}",
@@ -132,9 +126,27 @@ class PostgresEngine:
             ready=lambda found: self._news.ready(found),
             published=self._topics.deliver,
             sessions_changed=lambda what: self._news.sessions_changed(what),
+            hearing_changed=self.tell,
         )
+        self._keeper = SessionKeeper(
+            self._conninfo,
+            self._kind,
+            self._lease,
+            self._process,
+            listener=self._listener,
+            horizon_seconds=self._horizon_seconds,
+            details=self._details,
+            lanes=self._look,
+            found_ready=lambda found: self._news.found(found),
+            renewed=self._renewed,
+            lost=self.session_lost,
+        )
+        self._keeper.statistics = StatisticsWriter(self._used)
+        self._keeper.settled_batch = lambda: self._writer.settled_batch
         self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
-        self._demand: Demand = Demand(self._consumed.values, self._writer, self._listener, self.handover)
+        self._demand: Demand = Demand(
+            self._consumed.values, self._writer, self._listener, self.handover, lambda queue: self._news.share(queue)
+        )
         self._news: News = News(self._queues, self._consumed, self._by_id, self._writer, self._keeper, self.handover)
         try:
             await self._listener.start()
@@ -175,13 +187,23 @@ class PostgresEngine:
 
     @property
     def peers(self) -> bool:
-        """Whether other sessions exist."""
-        return self._keeper.peers
+        """Whether other sessions exist. One that hears nothing learns late of those that come."""
+        return self._keeper.peers or self._listener.deaf
 
     @property
     def healthy(self) -> bool:
         """Whether the database answers."""
         return self._started and self._writer.healthy
+
+    @property
+    def polling(self) -> bool:
+        """Whether what the others do is not heard, so that it polls."""
+        return self._started and self._listener.deaf
+
+    @property
+    def horizon(self) -> Horizon:
+        """Who pins the horizon of transactions, as of some seconds ago."""
+        return self._keeper.horizon if self._started else Horizon()
 
     @property
     def congested(self) -> bool:
@@ -226,7 +248,7 @@ class PostgresEngine:
         self._topics.deliver(message)
         self._writer.publish(message)
         copies = self._copies(message)
-        if copies:
+        if copies or self._listener.deaf:  # then a batch asks whether somebody has bound a queue meanwhile
             operation = Operation(
                 copies,
                 done=done,
@@ -663,13 +685,22 @@ class PostgresEngine:
                 self._topics.count(address, queue.counts)
                 yield queue.id, queue.counts
 
+    def _look(self, thoroughly: bool) -> list[tuple[int, int, int]]:
+        """Where the keeper is to look; see `Demand.idle_lanes`."""
+        if self._listener.deaf:
+            self._writer.reload()  # a change of the catalogue would not be heard
+        return self._demand.idle_lanes(thoroughly)
+
     def _details(self) -> dict[str, Any]:
         consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}
         for address, count in self._topics.counts():
             queue = self._topic_queues.get(address)
             if queue and queue.id:
                 consumers[str(queue.id)] = count
-        return {**self.details, "consumers": consumers, "serving": self._serving}
+        told: dict[str, Any] = {"polling": self._listener.deaf}
+        if alarming := self._keeper.horizon.alarming:
+            told["horizon"] = [one.as_json() for one in alarming]
+        return {**self.details, **told, "consumers": consumers, "serving": self._serving}
 
 
 def new_process_name() -> str:

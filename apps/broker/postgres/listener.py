@@ -1,23 +1,31 @@
-"""LISTEN, on a connection of its own: wake-ups, topic messages of other processes, sessions that come and go."""
+"""LISTEN, on a connection of its own: wake-ups, topic messages of other processes, sessions that come and go.
+
+A connection can live while what is notified does not arrive: behind a pooler that lends sessions out, a proxy, a
+firewall. So the process says something to itself now and then, by another connection; what is not heard within
+`PATIENCE` means that it polls (`deaf`), until it is heard.
+"""
 
 import asyncio
 import logging
 import os
+import uuid
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
-from psycopg import pq
+from psycopg import pq, sql
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
 from apps.broker.postgres.names import HIGHEST, Ready
-from apps.broker.postgres.pipeline import connect, first_line, watchable
+from apps.broker.postgres.pipeline import Connection, connect, first_line, watchable
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_LAST = 0.05, 1.0
+PATIENCE = 2.0  # seconds within which a probe is heard
+PROBE_SECONDS = 15.0  # between two probes; each is one notification that wakes nobody else
+PROBE_AGAIN_SECONDS = 5.0  # while they are not heard
 
 
 class Listener:
@@ -29,9 +37,11 @@ class Listener:
         ready: is told where something became ready; None means anywhere (after a reconnect).
         published: is told topic messages.
         sessions_changed: a process came or went; or `catalogue`: that changed; or `due`: a delayed message was sent.
+        hearing_changed: notifications arrive no longer, or again; not called where the connection is lost.
 
     Attributes:
-        deaf: the connection is lost; what others do is not known.
+        deaf: the connection is lost, or notifications do not arrive; what others do is not known.
+        connection: None while there is none.
     """
 
     def __init__(
@@ -42,16 +52,22 @@ class Listener:
         ready: Callable[[list[Ready] | None], None],
         published: Callable[[Message], None],
         sessions_changed: Callable[[str], None],
+        hearing_changed: Callable[[], None],
     ) -> None:
-        self.deaf = True
+        self.deaf = self._lost = True
+        self.connection: Connection | None = None
         self._conninfo = conninfo
         self._name = name
         self._own = own
         self._ready = ready
         self._published = published
         self._sessions_changed = sessions_changed
+        self._hearing_changed = hearing_changed
+        self._probing = f"msgweb_probe_{uuid.uuid4().hex[:16]}"  # the channel: only this process listens to it
+        self._probed_at = float("-inf")
+        self._open = False  # a probe was sent and has not been heard
+        self._silent = False  # and was not in time
         self._loop = asyncio.get_running_loop()
-        self._connection: psycopg.AsyncConnection[Any] | None = None
         self._fd = -1
         self._task: asyncio.Task[None] | None = None
         self._topics: asyncio.Queue[bytes | int | None] = asyncio.Queue()  # behind a large one; None: deaf
@@ -79,40 +95,82 @@ class Listener:
     def hear(self) -> None:
         """Take what has arrived. Also called before each batch: a claim that knew less than others had said by then
         could take a message before an earlier one."""
-        if self.deaf or self._connection is None:
+        if self._lost or self.connection is None:
             return
-        pgconn = self._connection.pgconn
+        pgconn = self.connection.pgconn
         try:
             pgconn.consume_input()
             while notification := pgconn.notifies():
                 self._heard(notification)
         except psycopg.Error as error:
             logger.warning("cannot listen now: %s", first_line(error))
-            self._grow_deaf()
+            self._lose()
             self._topics.put_nowait(None)
+
+    def probe(self, now: float) -> str | None:
+        """The channel to notify on now, by another connection of this process; None: it is not time. Called every
+        second or so.
+
+        Args:
+            now: by the event loop's clock.
+        """
+        self.hear()  # after a pause of this process it may have come in time and not been read
+        if self._lost:
+            return None
+        wait = PROBE_SECONDS if not self._open else PROBE_AGAIN_SECONDS if self._silent else PATIENCE
+        if now - self._probed_at < wait:
+            return None
+        if self._open and not self._silent:
+            self._silent = self.deaf = True
+            logger.warning(
+                "notifications of Postgres do not arrive, so this process polls, which takes up to some seconds, and"
+                " misses the topic messages of other processes; connect it to Postgres itself, or through a pooler in"
+                " session mode"
+            )
+            self._hearing_changed()
+        self._probed_at = now
+        self._open = True
+        return self._probing
+
+    def withdraw_probe(self) -> None:
+        """The notification that `probe` asked for could not be sent."""
+        self._open = False
+        self._probed_at = float("-inf")
+
+    def _heard_probe(self) -> None:
+        self._open = False
+        if self._silent:
+            self._silent = False
+            self.deaf = self._lost
+            logger.warning("notifications of Postgres arrive again; this process listens")
+            self._look_around()
+            self._hearing_changed()
 
     async def _connect(self) -> None:
         connection = await connect(self._conninfo, self._name)
         try:
-            for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session"):
-                await connection.execute(f"LISTEN {channel}")
+            for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session", self._probing):
+                await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         except BaseException:
             await connection.close()
             raise
-        self._connection, self._fd = connection, watchable(connection.pgconn)
-        self.deaf = False
+        self.connection, self._fd = connection, watchable(connection.pgconn)
+        self._lost = False
+        self.deaf = self._silent
+        self._open = False
+        self._probed_at = float("-inf")  # what lies between may be another thing now
         self._loop.add_reader(self._fd, self.hear)
         self._loop.call_soon(self.hear)  # what came with the answers
 
     async def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
-            if not self.deaf:
-                self._grow_deaf()
+            if not self._lost:
+                self._lose()
             await connection.close()
 
-    def _grow_deaf(self) -> None:
-        self.deaf = True
+    def _lose(self) -> None:
+        self.deaf = self._lost = True
         self._loop.remove_reader(self._fd)
         os.close(self._fd)
 
@@ -140,10 +198,14 @@ class Listener:
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, RETRY_LAST)
                 continue
-            self._ready(None)
-            self._sessions_changed("")
-            self._sessions_changed("catalogue")
+            self._look_around()
             return
+
+    def _look_around(self) -> None:
+        """What was said meanwhile is not known."""
+        self._ready(None)
+        self._sessions_changed("")
+        self._sessions_changed("catalogue")
 
     def _heard(self, notification: pq.PGnotify) -> None:
         session, backend = self._own()
@@ -151,7 +213,9 @@ class Listener:
             return
         payload = notification.extra.decode()
         try:
-            if notification.relname == b"msgweb_ready":
+            if notification.relname == self._probing.encode():
+                self._heard_probe()
+            elif notification.relname == b"msgweb_ready":
                 self._ready([_parse_ready(one) for one in payload.split(",")])
             elif notification.relname == b"msgweb_topic":
                 sender, content = topics.parse_payload(payload)

@@ -95,7 +95,9 @@ class News:
         elif what == "due":
             self._keeper.look_for_due()
         elif what.startswith("share:"):
-            self._share(self._by_id.get(int(what[6:])))
+            known = self._by_id.get(int(what[6:]))
+            if known is not None:
+                self.share(known)
         elif what.startswith("ranks:"):
             known = self._by_id.get(int(what[6:]))
             if known is not None:
@@ -114,9 +116,9 @@ class News:
             self._pen.wake()
             self._keeper.others_changed()
 
-    def _share(self, queue: Queue | None) -> None:
-        """Another process wants to consume what this one may consume alone."""
-        if queue is None or queue.owned or not (queue.alone or queue.joining):
+    def share(self, queue: Queue) -> None:
+        """Another process wants to consume what this one may consume alone, or would not be heard if it did."""
+        if queue.owned or not (queue.alone or queue.joining):
             return
         queue.shares += 1
         queue.alone = False

@@ -42,10 +42,28 @@ SERVER_TIMEOUTS = (
 
 OLDEST_SERVER = 150000  # what the tests run on begins here
 
+#: What Postgres says of a named statement where the session that prepared it is not the one that is asked: unknown, or
+#: there already.
+POOLED = ("26000", "42P05")
+POOLED_TEXT = (
+    "the connections of this process share sessions of Postgres: a pooler lends them out for a transaction each;"
+    " connect to Postgres itself, or through a pooler in session mode (PgBouncer: pool_mode = session)"
+)
+
 Step = tuple[str, Sequence[bytes | None]]
 
 
-async def connect(conninfo: str, name: str) -> psycopg.AsyncConnection[Any]:
+class Connection(psycopg.AsyncConnection[Any]):
+    """A connection of the engine's.
+
+    Attributes:
+        server_pid: the process id of the server's side. Unlike what the handshake said it is true behind a pooler too.
+    """
+
+    server_pid = 0
+
+
+async def connect(conninfo: str, name: str) -> Connection:
     """A connection of the engine's: autocommit, fixed plans, timeouts.
 
     Raises:
@@ -53,16 +71,17 @@ async def connect(conninfo: str, name: str) -> psycopg.AsyncConnection[Any]:
     """
     given = conninfo_to_dict(conninfo)
     defaults = {key: value for key, value in CLIENT_DEFAULTS.items() if key not in given}
-    connection: psycopg.AsyncConnection[Any] = await psycopg.AsyncConnection.connect(
-        make_conninfo(conninfo, application_name=name, **defaults), autocommit=True
-    )
+    connection = await Connection.connect(make_conninfo(conninfo, application_name=name, **defaults), autocommit=True)
     try:
         version = connection.info.server_version
         if version < OLDEST_SERVER:
             raise psycopg.NotSupportedError(
                 f"PostgreSQL {OLDEST_SERVER // 10000} or newer is needed, not {version // 10000}"
             )
-        await connection.execute(f"{PLANNING}; {SERVER_TIMEOUTS}")
+        cursor = await connection.execute(f"{PLANNING}; {SERVER_TIMEOUTS}; SELECT pg_backend_pid()")
+        while cursor.nextset():
+            pass
+        connection.server_pid = (await cursor.fetchone() or (0,))[0]
     except BaseException:
         await connection.close()
         raise
@@ -106,7 +125,7 @@ Finished = Callable[[Outcome], None]
 class Pipeline:
     """A connection that runs one list of steps at a time. Made by `connect`."""
 
-    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._pg = connection.pgconn
         self._loop = asyncio.get_running_loop()
@@ -116,7 +135,7 @@ class Pipeline:
         self._finished: Finished | None = None
         self._writing = False
         self.closed = False
-        self.backend_pid = self._pg.backend_pid
+        self.backend_pid = connection.server_pid
         self._pg.nonblocking = 1
         self._pg.enter_pipeline_mode()
         self._loop.add_reader(self._fd, self._readable)

@@ -20,11 +20,14 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from apps.broker.engine import SessionId
+from apps.broker.horizon import Horizon
+from apps.broker.postgres.horizon import HorizonWatch
+from apps.broker.postgres.listener import Listener
 from apps.broker.postgres.names import Ready
-from apps.broker.postgres.pipeline import connect, first_line
+from apps.broker.postgres.pipeline import POOLED_TEXT, Connection, connect, first_line
 from apps.broker.postgres.scheduler import run_due
 from apps.broker.postgres.statistics import StatisticsWriter
-from msgweb.errors import Unavailable
+from msgweb.errors import PooledDatabase, Unavailable
 
 logger = logging.getLogger(__name__)
 _jitter = random.Random()  # its own: the global one belongs to the program around us
@@ -84,6 +87,8 @@ class SessionKeeper:
 
     Args:
         process: how the application_name of each of this process's connections ends.
+        listener: of this process; it is probed by the lease's connection.
+        horizon_seconds: who pins the horizon of transactions for longer is told of.
         details: what the console shows of this process; called at each renewal.
         lanes: where to look whether something waits (the poll behind the notifications): queue, priority, id after
             which; thoroughly: from the beginning.
@@ -98,6 +103,8 @@ class SessionKeeper:
         kind: str,
         lease: float,
         process: str,
+        listener: Listener,
+        horizon_seconds: float,
         details: Callable[[], dict[str, Any]],
         lanes: Callable[[bool], list[tuple[int, int, int]]],
         found_ready: Callable[[list[Ready]], None],
@@ -108,12 +115,14 @@ class SessionKeeper:
         self._kind = kind
         self._lease = lease
         self._process = process
+        self._listener = listener
+        self._horizon = HorizonWatch(horizon_seconds)
         self._details = details
         self._lanes = lanes
         self._found_ready = found_ready
         self._on_renewal = renewed
         self._lost = lost
-        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._connection: Connection | None = None
         self._task: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -128,11 +137,17 @@ class SessionKeeper:
         #: The writer's batch number below which outcomes are of no more interest.
         self.settled_batch: Callable[[], int] = lambda: 0
 
+    @property
+    def horizon(self) -> Horizon:
+        """Who pins the horizon of transactions."""
+        return self._horizon.horizon
+
     async def open(self) -> None:
         """Connect and open a session.
 
         Raises:
             Unavailable: the database does not answer, or the migrations are missing.
+            PooledDatabase: the connection has no session of the server to itself.
         """
         try:
             async with self._turn:
@@ -202,15 +217,29 @@ class SessionKeeper:
     def _described(self) -> Jsonb:
         return Jsonb({**self._details(), "machine": MACHINE})
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+    async def _connect(self) -> Connection:
         if self._connection is None or self._connection.closed or self._connection.broken:
             if self._connection is not None:
                 await self._connection.close()
             self._lockless.clear()  # others may be reconnecting just as we are: their grace begins now
             self._connection = await connect(self._conninfo, f"msgweb {self._kind} session {self._process}")
+            cursor = await self._connection.execute("SELECT pg_backend_pid()")
+            await self._check((await cursor.fetchone() or (0,))[0], self._connection)
             if self.session:
                 await self._lock(self._connection)
         return self._connection
+
+    async def _check(self, server_pid: int, connection: Connection) -> None:
+        """Whether it is still the session that the connection began with, and not the listener's. A pooler that lends
+        its sessions out in turn fails the one, and one that lends the last one used fails the other.
+
+        Raises:
+            PooledDatabase: so it is.
+        """
+        heard = self._listener.connection
+        if server_pid != connection.server_pid or (heard is not None and server_pid == heard.server_pid):
+            await connection.close()
+            raise PooledDatabase(POOLED_TEXT)
 
     async def _lock(self, connection: psycopg.AsyncConnection[Any]) -> None:
         """Take the session's lock again. Who holds it can only be our own connection that broke on this side while the
@@ -245,7 +274,8 @@ class SessionKeeper:
                 failing = False
             except (psycopg.Error, Unavailable) as error:
                 if not failing:  # once an outage
-                    logger.warning("the lease cannot be renewed now: %s", first_line(error))
+                    code = f"{error.code}: " if isinstance(error, PooledDatabase) else ""
+                    logger.warning("%sthe lease cannot be renewed now: %s", code, first_line(error))
                 failing = True
                 self._renewed = 0.0
                 await asyncio.sleep(RETRY)  # soon: others wait LOCK_GRACE for us
@@ -271,6 +301,14 @@ class SessionKeeper:
         if now - self._rounded < ROUND / 2 and self._renewed:
             return True
         self._rounded = now
+        if channel := self._listener.probe(now):
+            try:
+                await connection.execute("SELECT pg_notify(%s, '')", [channel])
+            except BaseException:
+                self._listener.withdraw_probe()
+                raise
+        if await self._horizon.look(connection, self.session, now):
+            self._renewed = -math.inf  # the console is to show it
         if now - self._renewed >= self._lease / 3:
             self._renewed = now
             self._changed = False
@@ -302,12 +340,14 @@ class SessionKeeper:
             await self._tidy(connection)
         return True
 
-    async def _sweep(self, connection: psycopg.AsyncConnection[Any]) -> None:
+    async def _sweep(self, connection: Connection) -> None:
         """Let come what is due, and go what has expired."""
         cursor = await connection.execute(
-            "SELECT extract(epoch FROM next_due - clock_timestamp())::float8, more, ready FROM msgweb.sweep()"
+            "SELECT extract(epoch FROM next_due - clock_timestamp())::float8, more, ready, pg_backend_pid()"
+            " FROM msgweb.sweep()"
         )
-        due, more, ready = await cursor.fetchone() or (None, False, [])
+        due, more, ready, server_pid = await cursor.fetchone() or (None, False, [], connection.server_pid)
+        await self._check(server_pid, connection)
         scheduled = await run_due(connection)
         times = [ROUND, *(max(one, 0.0) + DUE_SLACK for one in (due, scheduled) if one is not None)]
         self._pause = 0.0 if more else min(times)

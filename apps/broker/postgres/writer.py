@@ -23,12 +23,21 @@ from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.host import Host
 from apps.broker.postgres.names import read_described
 from apps.broker.postgres.operations import Operation
-from apps.broker.postgres.pipeline import ConnectionLost, Outcome, Pipeline, StatementFailed, Step, first_line
+from apps.broker.postgres.pipeline import (
+    POOLED,
+    POOLED_TEXT,
+    ConnectionLost,
+    Outcome,
+    Pipeline,
+    StatementFailed,
+    Step,
+    first_line,
+)
 from apps.broker.postgres.pressure import Pressure
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.recovery import RETRY_LAST, Doubt, ask, reconnect
 from apps.broker.postgres.sql import QUERIES
-from msgweb.errors import BadMessage, MsgwebError, NotFound, SessionLost, Unavailable
+from msgweb.errors import BadMessage, MsgwebError, NotFound, PooledDatabase, SessionLost, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +132,8 @@ class Writer:
             self._busy = False
             self.wake()
         except (psycopg.Error, StatementFailed, ConnectionLost) as error:
+            if isinstance(error, StatementFailed) and error.sqlstate in POOLED:
+                raise PooledDatabase(POOLED_TEXT) from error
             raise Unavailable(f"the database cannot be used: {error}") from error
 
     async def close(self) -> None:
@@ -554,6 +565,10 @@ class Writer:
             self._backlog.put_back(operations)
             self._busy = False
             self.wake()
+        elif error.sqlstate in POOLED:
+            logger.error("%s: %s", PooledDatabase.code, POOLED_TEXT)
+            self._refuse_sends(operations, PooledDatabase(POOLED_TEXT))
+            self._recover(Doubt([]), delay=RETRY_LAST)
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))

@@ -48,6 +48,12 @@ class Figures:
         present = list(gateway.connections)
         yield _gauge("up", "Whether the database answers and clients are taken.", int(gateway.ready))
         yield _gauge("congested", "Whether senders are paused since the database lags.", int(gateway.engine.congested))
+        yield _gauge(
+            "polling", "Whether Postgres's notifications do not arrive, so that it polls.", int(gateway.engine.polling)
+        )
+        horizon = gateway.engine.horizon
+        yield _gauge("horizon_seconds", "For how long VACUUM has been held up.", horizon.seconds)
+        yield _gauge("horizon_transactions", "Transactions since what holds VACUUM up.", horizon.transactions)
         listeners = Counter(str(one.listener) for one in present)
         yield _by("connections", "Open connections.", "listener", {**dict.fromkeys(gateway.listening, 0), **listeners})
         paused = Counter(reason for one in present for reason in one.holds)

@@ -39,6 +39,7 @@ class Processes:
         self._due: list[tuple[float, int]] = []  # when to start a child, and which
         self._delay = RESTART_FIRST
         self._failed = False
+        self._unfit = False  # one of them found that none can serve
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT; returns the exit code."""
@@ -49,9 +50,9 @@ class Processes:
         self._due = [(0.0, number) for number in range(self._count)]
         serving = 0
         stopping = announced = False
-        while self._started or (self._due and not stopping):
+        while self._started or (self._due and not (stopping or self._unfit)):
             now = time.monotonic()
-            for due in [due for due in self._due if due[0] <= now and not stopping]:
+            for due in [due for due in self._due if due[0] <= now and not (stopping or self._unfit)]:
                 self._due.remove(due)
                 self._fork(lifeline_end, due[1])
             waiting = min(self._due, default=(now + 1, 0))[0] - now
@@ -67,6 +68,8 @@ class Processes:
                 if serving >= self._count:
                     announced = True
                     self._ready()
+        if self._unfit:
+            return os.EX_CONFIG
         return 1 if self._failed else 0
 
     def _fork(self, lifeline_end: int, number: int) -> None:
@@ -97,9 +100,14 @@ class Processes:
             if pid not in self._started:  # a child of the process that this one was before
                 continue
             begun, number = self._started.pop(pid)
+            if os.waitstatus_to_exitcode(status) == os.EX_CONFIG:  # none that is started now will fare better
+                self._unfit = True
+                for other in self._started:
+                    os.kill(other, signal.SIGTERM)
+                continue
             lived = time.monotonic() - begun
             code = os.waitstatus_to_exitcode(status)
-            if stopping:
+            if stopping or self._unfit:
                 self._failed = self._failed or code not in (0, -signal.SIGTERM)  # the latter: it did not serve yet
                 continue
             self._delay = RESTART_FIRST if lived >= STEADY_SECONDS else min(self._delay * 2, RESTART_LAST)

@@ -62,6 +62,7 @@ class Supervision:
                     "session": self._gateway.engine.session,
                     "host": socket.gethostname(),
                     "process": os.getpid(),
+                    "polling": self._gateway.engine.polling,
                     "count": len(connections),
                     "connections": [_described(one) for one in shown],
                 }

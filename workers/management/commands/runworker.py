@@ -16,6 +16,7 @@ from django.core.management.base import BaseCommand, CommandError
 from apps.broker.postgres import PostgresEngine, new_process_name
 from apps.jobs import registry
 from msgweb.database import conninfo_of
+from msgweb.errors import PooledDatabase
 from msgweb.pidfile import write_pid
 from workers import reloading, slot
 from workers.forkserver import ForkServer
@@ -133,8 +134,12 @@ class Command(BaseCommand):
 
         def supervise(connection: socket.socket) -> int:
             gc.set_threshold(*COLLECTED)
-            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                again = runner.run(self._supervise(chosen, process, main, connection, reload=options["reload"]))
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    again = runner.run(self._supervise(chosen, process, main, connection, reload=options["reload"]))
+            except PooledDatabase as error:
+                self.stderr.write(f"{error.code}: {error.message}")
+                return os.EX_CONFIG
             return reloading.AGAIN if again else 0
 
         status = ForkServer(supervise, slot.run).run()
@@ -148,7 +153,12 @@ class Command(BaseCommand):
         """Serve; returns whether the code has changed."""
         conninfo = conninfo_of(settings.DATABASES["default"])
         engine = PostgresEngine(
-            conninfo, kind="worker", lease_seconds=settings.MSGWEB_LEASE_SECONDS, process=process, details={}
+            conninfo,
+            kind="worker",
+            lease_seconds=settings.MSGWEB_LEASE_SECONDS,
+            horizon_seconds=settings.MSGWEB_HORIZON_SECONDS,
+            process=process,
+            details={},
         )
         forks = Forks(connection, lambda number: _obey(supervisor, number))
 

@@ -28,7 +28,7 @@ from apps.stomp.gateway.processes import Processes
 from apps.stomp.gateway.queue_port import Queues
 from apps.stomp.gateway.server import Gateway
 from msgweb.database import conninfo_of
-from msgweb.errors import Unavailable
+from msgweb.errors import PooledDatabase, Unavailable
 from msgweb.home import Listen, parse_listen, stomp_listen
 from msgweb.pidfile import write_pid
 from workers.outside import OutsideDesk
@@ -123,6 +123,9 @@ class Command(BaseCommand):
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(_serve(listeners, status, drain, ready, shared=shared, lifeline=lifeline))
+        except PooledDatabase as error:
+            self.stderr.write(f"{error.code}: {error.message}")
+            return os.EX_CONFIG
         except (Unavailable, BadListener) as error:
             raise CommandError(error.message) from error
         return 0
@@ -155,6 +158,7 @@ async def _serve(
         conninfo,
         kind="gateway",
         lease_seconds=settings.MSGWEB_LEASE_SECONDS,
+        horizon_seconds=settings.MSGWEB_HORIZON_SECONDS,
         details={"listen": " ".join(map(str, listeners))},
     )
     authenticator = AccountAuthenticator()
