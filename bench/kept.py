@@ -1,6 +1,8 @@
 """What jobs that have ended cost those that come: enqueueing, the console's lists, and their removal.
 
 On a temporary Postgres (fsync on), with a thousand and with a million jobs kept, each with an attempt and its events.
+With `--pages`: how long each page of the console and each list of the REST API takes with so many jobs, of several
+states and namespaces.
 """
 
 import argparse
@@ -78,12 +80,92 @@ def measure(conninfo: str, kept: int) -> tuple[list[float], int]:
     return found, asyncio.run(prune()) if kept > 10_000 else 0
 
 
+SPREAD = """
+UPDATE jobs_job j SET namespace = 'kept.n' || n %% 5, state = CASE WHEN n %% 20 = 1 THEN 'cancelled'
+    WHEN n %% 20 = 2 THEN 'expired' WHEN n %% 40 = 3 THEN 'ready' WHEN n %% 4000 = 4 THEN 'running' ELSE state END
+FROM (SELECT id, row_number() OVER () AS n FROM jobs_job) x WHERE x.id = j.id
+"""
+#: A namespace whose jobs are all older than those of the others.
+OLD = """
+UPDATE jobs_job SET namespace = 'kept.old'
+WHERE created_at < (SELECT max(created_at) - 0.95 * (max(created_at) - min(created_at)) FROM jobs_job)
+"""
+#: Statistics as they are after a year: of twenty queues, by five processes where they are not rolled up.
+STATISTICS = """
+INSERT INTO msgweb.statistic (resolution, at, destination, sent, delivered, acked)
+SELECT s.resolution, date_bin(make_interval(secs => s.resolution), now(), '2000-01-01')
+    - n * make_interval(secs => s.resolution), d.id, 100, 100, 100
+FROM (VALUES (10, 360, 5), (60, 1440, 1), (3600, 8760, 1)) AS s (resolution, rows, processes), msgweb.destination d,
+    generate_series(0, s.rows) AS n, generate_series(1, s.processes)
+"""
+ENDED = """
+INSERT INTO msgweb.jobs_ended (resolution, at, namespace, succeeded)
+SELECT s.resolution, date_bin('10 seconds', now(), '2000-01-01') - n * make_interval(secs => s.every),
+    'kept.n' || name, 10
+FROM (VALUES (0, 2000, 0.005), (10, 360, 10), (60, 1440, 60), (3600, 8760, 3600)) AS s (resolution, rows, every),
+    generate_series(0, s.rows) AS n, generate_series(0, 4) AS name
+"""
+
+
+def measure_pages(conninfo: str, kept: int) -> None:
+    """Print how long the pages and lists take, in milliseconds: the first look and the median of ten."""
+    from django.contrib.auth import get_user_model
+    from django.test import Client
+    from django.test.utils import setup_test_environment
+
+    from apps.accounts.models import Namespace
+    from apps.broker import outbox
+    from apps.jobs.models import Job
+
+    for number in range(5):
+        home = Namespace.objects.create(name=f"kept.n{number}").name
+        for queue in range(4):
+            outbox.send(home, f"/queue/q{queue}", "x")
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(FILL, {"namespace": NAMESPACE, "count": kept})
+        for statement in (SPREAD, OLD, STATISTICS, ENDED):
+            connection.execute(statement, {})
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+    setup_test_environment()
+    client = Client()
+    client.force_login(get_user_model().objects.create_superuser("bench", password="x"))
+    oldest = Job.objects.order_by("created_at")[100]
+    job, first = f"/jobs/{oldest.id}/", "kept.n0"
+    paths = [
+        *("/", "/jobs/", *(f"/jobs/?state={state}" for state in Job.State.values)),
+        *(f"/jobs/?namespace={first}", f"/jobs/?namespace={first}&state=failed", "/jobs/?task=bench.nothing"),
+        *(
+            "/jobs/?namespace=kept.old",
+            "/jobs/?namespace=kept.old&state=failed",
+            "/jobs/?namespace=kept.n0&state=cancelled",
+        ),
+        *("/jobs/?task=bench.rare", f"/jobs/?namespace={first}&task=bench.nothing&state=expired"),
+        f"/jobs/?before={oldest.created_at.isoformat().replace('+', '%2B')}_{oldest.id}",
+        *(job, f"{job}log.txt", "/schedules/", "/queues/", "/topics/", "/workers/", "/connections/"),
+        *(f"/queue/?namespace={first}&name=q0&reach={reach}" for reach in ("hour", "day", "year")),
+        *("/access/", "/access/people/", "/access/log/"),
+        *(f"/api/v1/namespaces/{first}/queues", "/api/v1/tasks", f"/api/v1{job[:-1]}", f"/api/v1{job}log"),
+    ]
+    print("| page | first, ms | median, ms |")
+    print("| --- | ---: | ---: |")
+    for path in paths:
+
+        def look(path: str = path) -> None:
+            response = client.get(path)
+            if response.status_code != 200:
+                raise brokers.BenchError(f"{path}: status {response.status_code}")
+
+        print(f"| `{path}` | {milliseconds(look, 1):.0f} | {milliseconds(look, 10):.0f} |", flush=True)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """0, or 1 when it cannot be measured."""
     parser = argparse.ArgumentParser(prog="python -m bench.kept", description=__doc__)
     parser.add_argument(
         "--jobs", type=int, default=1_000_000, metavar="N", help="how many are kept (default: a million)"
     )
+    parser.add_argument("--pages", action="store_true", help="measure the console's pages and the REST API's lists")
     options = parser.parse_args(arguments)
     try:
         with brokers.installation() as place:
@@ -101,6 +183,9 @@ def main(arguments: list[str] | None = None) -> int:
                 """Nothing."""
 
             Namespace.objects.create(name=NAMESPACE)
+            if options.pages:
+                measure_pages(place.conninfo, options.jobs)
+                return 0
             print("| kept | enqueue, ms | list, ms | failed, ms | ready, ms | rare task, ms | removed a second |")
             print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
             for kept in (1_000, options.jobs):

@@ -138,6 +138,17 @@ def leaves_transaction(context: JobContext) -> bool:
     return dirty
 
 
+@task(name="samples.ask_database", queue=QUEUE)
+def ask_database(context: JobContext, *, folder: str = "") -> int:
+    """Ask Django's connection for the process of the server that it leads to; and with a folder, hold."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        backend = int(cursor.fetchone()[0])
+    if folder:
+        hold(context, folder=folder)
+    return backend
+
+
 @task(name="samples.converse", queue=QUEUE)
 def converse(context: JobContext, *, name: str, folder: str) -> None:
     """Speak in turns with another job: each line waits for the other's one before."""

@@ -18,7 +18,7 @@ COUNT_LIMIT = 10_000
 @dataclass(frozen=True, slots=True)
 class QueueInfo:
     """A queue. `ready` and `in_flight` stop at COUNT_LIMIT; `oldest_age` is of the oldest ready message, in seconds.
-    `rates`: over the last minute."""
+    `rates`: over the last ten seconds."""
 
     namespace: str
     name: str
@@ -52,8 +52,8 @@ class SessionInfo:
     details: dict[str, Any]
 
 
-def queues(namespace: str | None = None) -> list[QueueInfo]:
-    """The queues of a namespace, or of all; reply queues are left out.
+def queues(namespace: str | None = None, name: str | None = None) -> list[QueueInfo]:
+    """The queues of a namespace, or of all, or the one of that name; reply queues are left out.
 
     Reads in the order of the index over what is ready, so that a backlog that was not analysed yet is not scanned.
     """
@@ -73,9 +73,11 @@ def queues(namespace: str | None = None) -> list[QueueInfo]:
             SELECT coalesce(sum((s.details->'consumers'->>d.id::text)::integer), 0) AS n
             FROM msgweb.session s) consumers
         WHERE d.kind = 'queue' AND d.owner IS NULL AND (%(namespace)s::text IS NULL OR d.namespace = %(namespace)s)
+              AND (%(name)s::text IS NULL OR d.name = %(name)s)
         ORDER BY d.namespace, d.name
         """,
         namespace=namespace,
+        name=name,
     )
     known = rates(namespace)
     return [replace(QueueInfo(*row), rates=known.get((row[0], "queue", row[1]), Rates())) for row in rows]

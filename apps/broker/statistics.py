@@ -1,7 +1,7 @@
 """What happened at a queue or topic, by time: for the console, the command and the API."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from django.db import connections
 
@@ -9,6 +9,13 @@ COUNTED = (
     *("sent", "sent_bytes", "delivered", "delivered_bytes", "acked"),
     *("redelivered", "failed", "dead_lettered", "expired", "dropped"),
 )
+SPAN = 10  # seconds of the finest spans
+RECENT_SPANS = 60
+SETTLED = 2.5  # seconds after the end of a span until each process has written down what it counted in it
+#: Spans of every length begin at whole multiples of it after this moment.
+GRID = datetime(2000, 1, 1, tzinfo=UTC)
+#: When the last span began that is counted wholly. The transaction's statements agree on it, and an index takes it.
+LATEST = f"date_bin('{SPAN} seconds', statement_timestamp() - interval '{SPAN + SETTLED} seconds', '2000-01-01')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +46,31 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Messages a second over the last minute."""
+    """Messages a second over the last ten seconds that are counted wholly."""
 
     sent: float = 0.0
     delivered: float = 0.0
     acked: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """How many messages came, went out and were acked lately: RECENT_SPANS counts of SPAN seconds each, oldest first,
+    the last of them the newest that is counted wholly."""
+
+    sent: list[int]
+    delivered: list[int]
+    acked: list[int]
+
+    @classmethod
+    def nothing(cls) -> "Recent":
+        """Where nothing happened."""
+        return cls(*([0] * RECENT_SPANS for _ in range(3)))
+
+    @property
+    def rates(self) -> Rates:
+        """Of the last span."""
+        return Rates(self.sent[-1] / SPAN, self.delivered[-1] / SPAN, self.acked[-1] / SPAN)
 
 
 def series(
@@ -84,19 +111,54 @@ def series(
         return [Point(*row) for row in cursor.fetchall()]
 
 
+def counted_until(now: datetime) -> datetime:
+    """The end of the last span that is counted wholly."""
+    settled = now - timedelta(seconds=SETTLED)
+    return settled - (settled - GRID) % timedelta(seconds=SPAN)
+
+
 def rates(namespace: str | None = None, *, using: str = "default") -> dict[tuple[str, str, str], Rates]:
-    """Messages a second over the last whole minute, by namespace, kind and name; of all that were used."""
+    """Messages a second over the last ten seconds, by namespace, kind and name; of all that were used then."""
+    return {key: recent.rates for key, recent in _recent(1, namespace, None, using).items()}
+
+
+def recent(
+    namespace: str | None = None, name: str | None = None, *, using: str = "default"
+) -> dict[tuple[str, str, str], Recent]:
+    """What happened in the last ten minutes, by namespace, kind and name; of all that were used then.
+
+    Args:
+        name: of this one alone.
+    """
+    return _recent(RECENT_SPANS, namespace, name, using)
+
+
+def _recent(spans: int, namespace: str | None, name: str | None, using: str) -> dict[tuple[str, str, str], Recent]:
+    one = """AND s.destination = ANY (ARRAY(
+        SELECT id FROM msgweb.destination WHERE namespace = %(namespace)s AND name = %(name)s))"""
     with connections[using].cursor() as cursor:
         cursor.execute(
-            """
-            SELECT d.namespace, d.kind, d.name, sum(s.sent) / 60.0, sum(s.delivered) / 60.0, sum(s.acked) / 60.0
-            FROM msgweb.counted s JOIN msgweb.destination d ON d.id = s.destination
-            WHERE s.resolution = 10 AND s.at >= msgweb.now_10s() - interval '60 seconds' AND s.at < msgweb.now_10s()
-              AND d.owner IS NULL AND (%s::text IS NULL OR d.namespace = %s)
-            GROUP BY d.id
+            f"""
+            SELECT d.namespace, d.kind, d.name, s.back, s.sent, s.delivered, s.acked
+            FROM (SELECT s.destination, (extract(epoch FROM {LATEST} - s.at) / {SPAN})::integer AS back,
+                         sum(s.sent)::bigint AS sent, sum(s.delivered)::bigint AS delivered,
+                         sum(s.acked)::bigint AS acked
+                  FROM msgweb.counted s
+                  WHERE s.resolution = 10 AND s.at <= {LATEST}
+                        AND s.at > {LATEST} - %(spans)s * interval '{SPAN} seconds'
+                        {one if name is not None else ""}
+                  GROUP BY 1, 2) s
+            JOIN msgweb.destination d ON d.id = s.destination
+            WHERE d.owner IS NULL AND (%(namespace)s::text IS NULL OR d.namespace = %(namespace)s)
             """,
-            [namespace, namespace],
+            {"spans": spans, "namespace": namespace, "name": name},
         )
-        return {
-            (row[0], row[1], row[2]): Rates(float(row[3]), float(row[4]), float(row[5])) for row in cursor.fetchall()
-        }
+        found: dict[tuple[str, str, str], Recent] = {}
+        for of_namespace, kind, of_name, back, *counts in cursor:
+            key = of_namespace, kind, of_name
+            if (one_found := found.get(key)) is None:
+                one_found = found[key] = Recent(*([0] * spans for _ in range(3)))
+            series_found = (one_found.sent, one_found.delivered, one_found.acked)
+            for values, count in zip(series_found, counts, strict=True):
+                values[-1 - back] = count
+        return found

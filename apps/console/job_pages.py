@@ -16,13 +16,15 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from apps.accounts.models import Namespace
+from apps.console import charts
 from apps.console.job_actions import actions_of, bulk_actions
 from apps.console.pages import count, page
 from apps.console.tokens import stream_path
-from apps.jobs import events, registry
+from apps.jobs import events, registry, tally
 from apps.jobs.control import OPEN
 from apps.jobs.flows import progress_of
 from apps.jobs.links import job_of_token, status_url
+from apps.jobs.listing import newest_of_namespace
 from apps.jobs.models import Attempt, Event, Job, Progress
 from msgweb.errors import NotFound
 
@@ -92,9 +94,14 @@ def jobs(request: HttpRequest) -> HttpResponse:
     condition: dict[str, Any] = {**chosen.scope, **({"state": chosen.state} if chosen.state else {})}
     if chosen.task and not chosen.namespace:
         condition["namespace__in"] = namespaces  # all of them: the index of tasks begins with it
-    rows = Job.objects.filter(**condition).select_related("progress").defer("arguments", "result", "error")
+    rows = Job.objects.select_related("progress").defer("arguments", "result", "error")
     before = request.GET.get("before", "")
-    page_rows = list(_older(rows, before)[: PAGE_ROWS + 1])
+    last = _last(before)
+    if list(condition) == ["namespace"]:
+        found = rows.filter(id__in=newest_of_namespace(chosen.namespace, last, PAGE_ROWS + 1))
+    else:
+        found = _older(rows.filter(**condition), last)[: PAGE_ROWS + 1]
+    page_rows = list(found)
     more = len(page_rows) > PAGE_ROWS
     page_rows = page_rows[:PAGE_ROWS]
     context = {
@@ -104,6 +111,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
             (state, None if chosen.scope else count(state=state), chosen.query(state=state), state == chosen.state)
             for state in Job.State.values
         ],
+        "flows": [] if chosen.task else charts.job_flows(tally.ended(chosen.namespace or None)),
         "all_query": chosen.query(state=""),
         "older": chosen.query(before=_key(page_rows[-1])) if more else "",
         "newest": chosen.query() if before else "",
@@ -126,15 +134,22 @@ def _key(job: Job) -> str:
     return f"{job.created_at.astimezone(UTC).isoformat()}_{job.id}"
 
 
-def _older(rows: "QuerySet[Job]", before: str) -> "QuerySet[Job]":
+def _last(before: str) -> tuple[datetime, uuid.UUID] | None:
+    """Moment and id of the last job of the page before; None where `before` does not say it."""
     moment_text, _, id_text = before.partition("_")
     try:
         moment, job_id = parse_datetime(moment_text), uuid.UUID(id_text)
         if not isinstance(moment, datetime) or moment.tzinfo is None:
-            return rows
-        moment = moment.astimezone(UTC)
+            return None
+        return moment.astimezone(UTC), job_id
     except (ValueError, OverflowError):
+        return None
+
+
+def _older(rows: "QuerySet[Job]", last: tuple[datetime, uuid.UUID] | None) -> "QuerySet[Job]":
+    if last is None:
         return rows
+    moment, job_id = last
     # Two conditions instead of a row comparison, which the ORM has not: the first alone uses the index.
     return rows.filter(created_at__lte=moment).exclude(created_at=moment, id__gte=job_id)
 

@@ -1,5 +1,6 @@
 """The console's overview and its lists of queues, topics and processes."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,9 +11,13 @@ from django.shortcuts import render
 from django.utils import timezone
 from django.views.decorators.http import require_safe
 
-from apps.broker import catalogue, horizon
+from apps.broker import catalogue, horizon, statistics
+from apps.console import charts
+from apps.jobs import tally
 from apps.jobs.models import Attempt, Job
 
+#: Namespace, kind and name.
+Destination = tuple[str, str, str]
 #: The overview's latest jobs, and its longest queues.
 OVERVIEW_ROWS = 8
 
@@ -24,23 +29,25 @@ def overview(request: HttpRequest) -> HttpResponse:
     queues = catalogue.queues()
     sessions = catalogue.sessions()
     alive = [session for session in sessions if session.alive]
-    hour_ago = timezone.now() - timedelta(hours=1)
+    recent = statistics.recent()
+    ended = tally.ended()
     newest = Job.objects.select_related("progress").defer("arguments", "result", "error")
     context = {
         "stats": {
             "running": count(state=Job.State.RUNNING),
             "ready": count(state=Job.State.READY),
             "waiting": count(state=Job.State.WAITING),
-            "succeeded": count(state=Job.State.SUCCEEDED, created_at__gte=hour_ago),
-            "failed": count(state=Job.State.FAILED, created_at__gte=hour_ago),
+            "succeeded": ended.succeeded_in_hour,
+            "failed": ended.failed_in_hour,
         },
         "messages_ready": sum(queue.ready for queue in queues),
         "messages_in_flight": sum(queue.in_flight for queue in queues),
         "running": newest.filter(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
         "latest": newest.exclude(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
-        "queues": sorted(queues, key=lambda queue: (-queue.ready - queue.in_flight, queue.namespace, queue.name))[
-            :OVERVIEW_ROWS
-        ],
+        "queues": with_flows(sorted(queues, key=lambda queue: _importance(queue, recent))[:OVERVIEW_ROWS], recent),
+        "job_flows": charts.job_flows(ended),
+        "message_flows": charts.message_flows([one for (_, kind, _), one in recent.items() if kind == "queue"]),
+        "recently": charts.RECENTLY,
         "queues_more": max(0, len(queues) - OVERVIEW_ROWS),
         "topics": catalogue.topics(),
         "sessions": alive,
@@ -54,7 +61,37 @@ def overview(request: HttpRequest) -> HttpResponse:
 @login_required
 def queues(request: HttpRequest) -> HttpResponse:
     """The queues of all namespaces."""
-    return page(request, "queues", {"queues": catalogue.queues()})
+    found = with_flows(catalogue.queues(), statistics.recent())
+    return page(request, "queues", {"queues": found, "recently": charts.RECENTLY})
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """How quick a queue is now, and was lately."""
+
+    rates: statistics.Rates
+    drawing: charts.Drawing
+
+
+def with_flows(
+    queues: Iterable[catalogue.QueueInfo], recent: Mapping[Destination, statistics.Recent]
+) -> list[tuple[catalogue.QueueInfo, Flow]]:
+    """Queues with how quick they are."""
+    still = statistics.Recent.nothing()
+    found = [(queue, recent.get(_key(queue), still)) for queue in queues]
+    return [(queue, Flow(one.rates, charts.queue_spark(one))) for queue, one in found]
+
+
+def _key(queue: catalogue.QueueInfo) -> Destination:
+    return queue.namespace, "queue", queue.name
+
+
+def _importance(
+    queue: catalogue.QueueInfo, recent: Mapping[Destination, statistics.Recent]
+) -> tuple[float, float, str, str]:
+    """Sorts the queues with the most messages first; of those without, the ones that had most lately."""
+    one = recent.get(_key(queue))
+    return -queue.ready - queue.in_flight, -sum(one.sent) if one else 0, queue.namespace, queue.name
 
 
 @require_safe

@@ -7,14 +7,17 @@ from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from apps.accounts.permissions import Verb
 from apps.accounts.standings import access_of_user
-from apps.broker import catalogue, queue_actions, queue_settings
+from apps.broker import catalogue, queue_actions, queue_settings, statistics
+from apps.console import charts
+from apps.console.pages import page
 from msgweb.errors import BadDestination, MsgwebError, NotFound
 
 log = logging.getLogger(__name__)
@@ -63,7 +66,12 @@ def queue(request: HttpRequest) -> HttpResponse:
         if not manages:
             raise PermissionDenied
         return _act(request, namespace, name)
-    found = [one for one in catalogue.queues(namespace) if one.name == name]
+    found = catalogue.queues(namespace, name)
+    recent = statistics.recent(namespace, name).get((namespace, "queue", name), statistics.Recent.nothing())
+    reach = request.GET.get("reach", "")
+    if reach not in charts.REACHES:
+        reach = next(iter(charts.REACHES))
+    here = queue_url(namespace, name)
     context = {
         "namespace": namespace,
         "name": name,
@@ -71,8 +79,13 @@ def queue(request: HttpRequest) -> HttpResponse:
         "settings": settings,
         "manages": manages,
         "dead_letters": name.startswith("DLQ."),
+        "flows": charts.message_flows([recent]),
+        "reach": reach,
+        "reaches": [(one, f"{here}&reach={one}") for one in charts.REACHES],
+        "charts": charts.queue_charts(namespace, name, reach, statistics.counted_until(timezone.now())),
+        "here": f"{here}&reach={reach}",
     }
-    return render(request, "console/queue.html", context)
+    return page(request, "queue", context)
 
 
 def _act(request: HttpRequest, namespace: str, name: str) -> HttpResponse:

@@ -97,6 +97,8 @@ class Upkeep:
                         if due:
                             await self._in_thread(schedules.run_due)
                         if time.monotonic() >= thorough_at:
+                            async with asyncio.timeout(ANSWER_SECONDS):
+                                await connection.execute(query("roll_up"))
                             thorough_at = time.monotonic() + THOROUGH_SECONDS
                         if time.monotonic() >= prune_at:
                             async with asyncio.timeout(ANSWER_SECONDS):

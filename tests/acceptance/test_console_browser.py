@@ -127,6 +127,32 @@ def held(installation: Installation, tmp_path: Path) -> dict[str, Any]:
     return ask(installation, "samples.hold", folder=str(tmp_path))
 
 
+def test_rates_and_drawings_move_by_themselves(installation: Installation, visitor: Visitor) -> None:
+    namespace = installation.credentials["stomp"]["namespace"]
+    send = "SELECT msgweb.send(%s, '/queue/orders', 'x'::text, '{}'::jsonb)"
+    installation.query(send, (namespace,))
+    installation.start("web")
+    visitor.log_in()
+    row = visitor.page.locator("tr", has_text="orders")
+    visitor.open("/queues/")
+    expect(row.locator("svg title")).to_have_text("Last 10 minutes: nothing")
+    installation.query(  # as if two hours of it had been seen; the page is not loaded again
+        "INSERT INTO msgweb.statistic (resolution, at, destination, sent, delivered, acked)"
+        " SELECT 10, date_bin('10 seconds', now(), '2000-01-01') + n * interval '10 seconds', id, 120, 120, 30"
+        " FROM msgweb.destination, generate_series(-720, 60) AS n WHERE name = 'orders'"
+    )
+    told = "Last 10 minutes: in 12 a second, at most 12; acked 3 a second, at most 3"
+    expect(row.locator("svg title")).to_have_text(told)
+    visitor.page.get_by_role("link", name="orders").click()
+    expect(visitor.page.locator("figure.chart").first).to_contain_text("In 12")
+    visitor.page.get_by_role("link", name="a day").click()
+    expect(visitor.page.locator("figure.chart svg title").first).to_contain_text("Messages a second, last day: In 12")
+    for size in (DESKTOP, PHONE):
+        visitor.page.set_viewport_size(size)  # type: ignore[arg-type]
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+    assert visitor.complaints == []
+
+
 def test_a_brand_is_cloned_and_watched(installation: Installation, visitor: Visitor) -> None:
     installation.manage("seed_firebrand", "--products", "1000")
     installation.start()

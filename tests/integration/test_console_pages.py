@@ -146,21 +146,26 @@ def test_jobs_are_filtered_by_state_task_and_namespace(admin: Client, job: Job) 
         assert {each for each in (job, other) if str(each.id) in page} == shown, query
 
 
-def test_every_job_is_on_one_page_exactly(admin: Client, namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those of one moment, and while new ones come in."""
+@pytest.mark.parametrize("query", ["", f"?namespace={NAMESPACE}"])
+def test_every_job_is_on_one_page_exactly(
+    admin: Client, namespace: str, query: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of one moment, and while new ones come in; newest first."""
     monkeypatch.setattr(job_pages, "PAGE_ROWS", 3)
     moment = timezone.now() - timedelta(hours=1)
-    jobs = [sample_tasks.add.enqueue(namespace=namespace, a=number) for number in range(8)]
+    tasks = [sample_tasks.add, sample_tasks.talk]
+    jobs = [tasks[number % 2].enqueue(namespace=namespace, **({} if number % 2 else {"a": 1})) for number in range(8)]
     for number, job in enumerate(jobs):
         Job.objects.filter(id=job.id).update(created_at=moment + timedelta(seconds=number // 4))
-    path, seen = "/jobs/", []
+    newest = [str(job.id) for job in Job.objects.order_by("-created_at", "-id")]
+    path, seen = f"/jobs/{query}", []
     while path:
         page = text(admin, path)
         seen += re.findall(r'<td class="name"><a href="/jobs/([0-9a-f-]{36})/"', page)
         older = re.search(r'href="(\?[^"]*before=[^"]+)"[^>]*>Older', page)
         path = f"/jobs/{older[1].replace('&amp;', '&')}" if older else ""
         sample_tasks.add.enqueue(namespace=namespace, a=99)
-    assert sorted(seen) == sorted(str(job.id) for job in jobs)
+    assert seen == newest
 
 
 @pytest.mark.parametrize("query", ["?task=a%00b", "?namespace=a%00b", "?state=%00"])

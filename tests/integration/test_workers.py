@@ -352,6 +352,37 @@ def test_what_a_job_says_while_the_database_is_away_is_recorded_when_it_is_back(
     jobs.until(lambda: jobs.waiting() == 0, "the message is acked")
 
 
+def test_a_connection_of_djangos_that_was_cut_between_two_jobs_or_during_a_long_one_fails_none(jobs: Jobs) -> None:
+    def cut(backend: int) -> None:
+        assert jobs.query("SELECT pg_terminate_backend(%s, 10000)", backend) == [(True,)]
+
+    start(jobs, "worker", "--slots", "1")
+    first = jobs.end(jobs.ask("samples.ask_database"))["result"]
+    cut(first)
+    second = jobs.end(jobs.ask("samples.ask_database"))
+    assert second["state"] == "succeeded"
+    long = jobs.ask("samples.ask_database", folder=str(jobs.folder))
+    jobs.until(jobs.begun, "it has asked and goes on")
+    cut(second["result"])  # kept from the job before
+    jobs.go()
+    ended = jobs.end(long)
+    assert (ended["state"], ended["failures"], ended["result"]) == ("succeeded", 0, second["result"])
+    third = jobs.end(jobs.ask("samples.ask_database"))
+    assert third["state"] == "succeeded"
+    assert len({first, second["result"], third["result"]}) == 3
+
+
+def test_a_worker_rolls_up_the_tally_of_jobs_that_have_ended(jobs: Jobs) -> None:
+    jobs.query(
+        "INSERT INTO msgweb.jobs_ended (at, namespace, succeeded)"
+        " SELECT now() - interval '1 minute', %s, 1 FROM generate_series(1, 5)",
+        jobs.namespace,
+    )
+    start(jobs)
+    rows = "SELECT resolution, succeeded FROM msgweb.jobs_ended WHERE namespace = %s"
+    jobs.until(lambda: jobs.query(rows, jobs.namespace) == [(10, 5)], "five rows become one of ten seconds")
+
+
 def test_a_worker_holds_no_more_messages_than_it_has_slots_whatever_the_number_of_queues(jobs: Jobs) -> None:
     asked = []
     for number in range(4):

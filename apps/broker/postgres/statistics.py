@@ -1,4 +1,8 @@
-"""Counting what happens at queues and topics, and writing it down every ten seconds: a row for each that was used."""
+"""Counting what happens at queues and topics, and writing it down every ten seconds: a row for each that was used.
+
+Every process writes when ten seconds of the database's clock are over, and what it writes belongs to these: so each
+span has one row of each process, and steady traffic shows as steady.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -7,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-PERIOD = 10.0  # seconds between two writings; the finest resolution of msgweb.statistic
+LATE = 5.0  # seconds: a writing this late still belongs to the ten seconds before
 ROLL_UP = 60.0  # seconds between two roll-ups
 FORGOTTEN_LIMIT = 100_000  # destinations whose counts wait for a database that is away
 
@@ -28,9 +32,15 @@ class Counts:
 
 _NAMES = tuple(field.name for field in fields(Counts))
 _COLUMNS = ", ".join(_NAMES)
+#: Seconds until the end of these ten seconds; of the next ones if that is near, for this writing was for these.
+_UNTIL = """
+    SELECT extract(epoch FROM date_bin('10 seconds', clock_timestamp() + interval '2.5 seconds', '2000-01-01')
+                              + interval '10 seconds' - clock_timestamp())::float8
+"""
 _WRITE = (
     f"INSERT INTO msgweb.statistic (resolution, at, destination, {_COLUMNS})"
-    f" SELECT 10, msgweb.now_10s(), u.* FROM unnest(%s::int4[], {', '.join(['%s::int8[]'] * len(_NAMES))}) AS u"
+    f" SELECT 10, date_bin('10 seconds', clock_timestamp() - interval '{LATE} seconds', '2000-01-01'), u.*"
+    f" FROM unnest(%s::int4[], {', '.join(['%s::int8[]'] * len(_NAMES))}) AS u"
 )
 
 
@@ -43,7 +53,7 @@ class StatisticsWriter:
 
     def __init__(self, used: Callable[[], Iterable[tuple[int, Counts]]]) -> None:
         self._used = used
-        self._written = self._rolled = 0.0
+        self._due = self._rolled = 0.0
         self._waiting: dict[int, list[int]] = {}
 
     def collect(self) -> None:
@@ -82,9 +92,10 @@ class StatisticsWriter:
         Raises:
             psycopg.Error: nothing was written; it is kept for the next time.
         """
-        if now - self._written < PERIOD:
+        if now < self._due:
             return
-        self._written = now
+        cursor = await connection.execute(_UNTIL)
+        self._due = now + (await cursor.fetchone() or (10.0,))[0]
         self.collect()
         if self._waiting:
             # Who closes cancels this: then it is still known whether these counts were written.

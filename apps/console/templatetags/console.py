@@ -9,8 +9,10 @@ from django import template
 from django.utils import timezone
 
 from apps.broker.catalogue import COUNT_LIMIT
+from apps.console import charts
 
 register = template.Library()
+register.filter("figure", charts.figure)
 
 
 @register.filter

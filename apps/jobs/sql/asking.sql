@@ -59,3 +59,21 @@ SELECT msgweb.complete_batches(%(ids)s::uuid[])
 -- name: schedules_due
 -- Whether the time of a schedule has come.
 SELECT EXISTS (SELECT FROM jobs_schedule WHERE NOT paused AND next_at <= clock_timestamp())
+
+-- name: newest_of_namespace
+-- The newest jobs of a namespace, or those older than one. Task by task, each the newest: the index that begins with the
+-- namespace goes on with the task, and that of time would lead past all younger jobs of other namespaces.
+--   namespace text, moment timestamptz, job uuid (of the one before; or both null), most int
+WITH RECURSIVE tasks AS (
+    (SELECT task FROM jobs_job WHERE namespace = %(namespace)s ORDER BY task LIMIT 1)
+    UNION ALL
+    SELECT (SELECT j.task FROM jobs_job j WHERE j.namespace = %(namespace)s AND j.task > t.task ORDER BY j.task LIMIT 1)
+    FROM tasks t WHERE t.task IS NOT NULL
+)
+SELECT newest.id FROM tasks t CROSS JOIN LATERAL (
+    SELECT j.id, j.created_at FROM jobs_job j
+    WHERE j.namespace = %(namespace)s AND j.task = t.task
+      AND j.created_at <= coalesce(%(moment)s::timestamptz, 'infinity')
+      AND (%(job)s::uuid IS NULL OR (j.created_at, j.id) < (%(moment)s::timestamptz, %(job)s::uuid))
+    ORDER BY j.created_at DESC, j.id DESC LIMIT %(most)s) newest
+ORDER BY newest.created_at DESC, newest.id DESC LIMIT %(most)s

@@ -150,7 +150,7 @@ WITH given AS (
     FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
                 %(notes)s::text[], %(pauses)s::float8[]) AS g (id, outcome, result, error, again, note, pause)
 ), decided AS (
-    SELECT g.*, j.attempt, j.error AS earlier, CASE
+    SELECT g.*, j.attempt, j.namespace, j.error AS earlier, CASE
         WHEN g.outcome IN ('succeeded', 'cancelled', 'expired') THEN g.outcome
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
         WHEN g.outcome = 'interrupted' AND j.on_death = 'fail' THEN 'failed'
@@ -182,6 +182,11 @@ WITH given AS (
     SELECT id, clock_timestamp(), 'state', jsonb_strip_nulls(jsonb_build_object(
         'state', state, 'attempt', attempt, 'error', job_error - 'traceback', 'text', note))
     FROM told
+), counted AS (
+    INSERT INTO msgweb.jobs_ended (namespace, succeeded, failed, cancelled, expired)
+    SELECT namespace, count(*) FILTER (WHERE state = 'succeeded'), count(*) FILTER (WHERE state = 'failed'),
+        count(*) FILTER (WHERE state = 'cancelled'), count(*) FILTER (WHERE state = 'expired')
+    FROM decided WHERE state NOT IN ('waiting', 'ready') GROUP BY namespace
 )
 UPDATE jobs_job j
 SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error = d.job_error,
@@ -221,6 +226,8 @@ WITH given AS (
         THEN jsonb_build_object('state', 'succeeded', 'attempt', d.attempt)
         ELSE jsonb_build_object('state', 'running', 'attempt', d.attempt) END
     FROM done d CROSS JOIN (VALUES (false), (true)) AS e (ends) ORDER BY e.ends
+), counted AS (
+    INSERT INTO msgweb.jobs_ended (namespace, succeeded) SELECT namespace, count(*) FROM done GROUP BY namespace
 )
 SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, NULL::text AS error
 FROM done WHERE reply_to <> ''

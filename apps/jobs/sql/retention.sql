@@ -22,3 +22,7 @@ SELECT msgweb.prune_permits(%(beyond)s, %(most)s)
 -- See msgweb.prune_admissions.
 --   most int
 SELECT msgweb.prune_admissions(%(most)s)
+
+-- name: roll_up
+-- Tallies of jobs that have ended, of less and less detail: see msgweb.roll_up_jobs_ended.
+SELECT msgweb.roll_up_jobs_ended()
