@@ -21,9 +21,15 @@ Php = Callable[..., Program]
 
 
 @pytest.fixture
-def jobs(installation: Installation, tmp_path: Path) -> Jobs:
+def gateways() -> str:
+    """How many processes the gateway has."""
+    return "1"
+
+
+@pytest.fixture
+def jobs(installation: Installation, tmp_path: Path, gateways: str) -> Jobs:
     installation.env["MSGWEB_TASK_MODULES"] = "tests.sample_tasks"
-    installation.start("stomp")
+    installation.start("stomp", arguments=("--processes", gateways))
     return Jobs(installation, tmp_path)
 
 
@@ -66,6 +72,7 @@ def worker(jobs: Jobs) -> Iterator[Callable[..., Program]]:
         program.close()
 
 
+@pytest.mark.parametrize("gateways", ["1", "3"])  # who asks and who works mostly speak to different ones then
 def test_a_job_is_asked_for_and_done_in_php_and_watched_on_its_page(
     jobs: Jobs, php: Php, worker: Callable[..., Program]
 ) -> None:
