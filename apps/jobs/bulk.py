@@ -95,7 +95,8 @@ def enqueue_many(
             return len(rows.jobs) < PORTION and rows.make(islice(remaining, STEP))
 
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
-        while rows.messages:
+        # Where the database is quicker than this, nothing was made meanwhile.
+        while rows.messages or rows.make(islice(remaining, FIRST)):
             jobs, messages = rows.take()
             copy(_JOBS, jobs, more)
             sending.send(messages, more)

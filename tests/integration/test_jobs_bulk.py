@@ -2,16 +2,19 @@
 
 import json
 import uuid
+from collections.abc import Sequence
+from functools import partialmethod
 from typing import Any
 
 import pytest
 from django.db import transaction
 
 from apps.accounts.models import Namespace
+from apps.broker import bulk as broker_bulk
 from apps.broker import queue_settings
 from apps.broker.bulk import send_many
 from apps.broker.errors import QueueFull
-from apps.jobs import events, testing
+from apps.jobs import bulk, events, testing
 from apps.jobs.asking import Ask
 from apps.jobs.bulk import enqueue_many
 from apps.jobs.models import Job
@@ -65,6 +68,22 @@ def test_many_keep_their_order_and_run(namespace: str, conninfo: str) -> None:
     worker = Worker(conninfo, 101)
     assert worker.do(Job.objects.get(id=ids[3]), result='"done"') == "succeeded"
     assert enqueue_many(sample_tasks.tell, namespace, []) == []
+
+
+def test_none_is_left_out_where_the_database_never_lets_anybody_wait(
+    namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(statement: str, rows: Sequence[bytes], meanwhile: object, using: str = "default") -> None:
+        broker_bulk.copy(statement, rows, lambda: False, using)
+
+    monkeypatch.setattr(bulk, "copy", copy)
+    monkeypatch.setattr(broker_bulk.Sending, "send", partialmethod(_send_alone, broker_bulk.Sending.send))
+    ids = enqueue_many(sample_tasks.add, namespace, [{"a": n} for n in range(1000)])
+    assert len(ids) == Job.objects.count() == len(messages(namespace, "samples")) == 1000
+
+
+def _send_alone(sending: Any, send: Any, messages: Any, meanwhile: object) -> None:
+    send(sending, messages)
 
 
 def test_one_that_does_not_fit_leaves_none(namespace: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from apps.stomp.gateway.tracing import Trace
 
 DRAIN_AT_ONCE = 1 << 20  # bytes of a client that was refused that are read and thrown away at once; after that
-DRAIN_RATE = 4 << 20  # so many a second
+DRAIN_RATE = 16 << 20  # so many a second: who sends twice what a frame may hold still comes to its ERROR
 VANISHED_SECONDS = 60.0
 RETRANSMISSIONS = 3
 TCP_INFO_BYTES = 60  # of Linux's `struct tcp_info`: retransmits at 2, unacked at 24, last_ack_recv (ms ago) at 56
