@@ -156,4 +156,8 @@ def test_in_another_mode_a_process_says_why_it_cannot_and_ends(
     assert ended.returncode == os.EX_CONFIG, said
     assert "pooled_database: " in said and "pool_mode = session" in said
     assert "Traceback" not in said
-    assert installation.query("SELECT count(*) FROM msgweb.session") == [(0,)]
+    if (
+        "--processes" not in command
+    ):  # of several, one that was ended in the midst of its start leaves its row to the lease
+        assert installation.query("SELECT count(*) FROM msgweb.session") == [(0,)]
+    assert installation.query("SELECT count(*) FROM msgweb.consumer") == [(0,)]

@@ -155,7 +155,7 @@ class PostgresEngine:
         except BaseException:
             await self.close()
             raise
-        self._started = True
+        self._started = self._keeper.serves = True
 
     async def close(self) -> None:
         """Finish what was asked for, release what is held, end the session."""

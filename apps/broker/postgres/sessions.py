@@ -95,6 +95,9 @@ class SessionKeeper:
         renewed: called after each renewal of the lease.
         found_ready: is told where something does.
         lost: called when the session was ended by others.
+
+    Attributes:
+        serves: the process has come up, and may hold something.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class SessionKeeper:
         self._tidied = self._trusted = self._rounded = -_jitter.uniform(0, TIDY)
         self._renewed = 0.0
         self._changed = False
+        self.serves = False
         self.session = SessionId(0)
         self.peers = True
         #: The writer's batch number below which outcomes are of no more interest.
@@ -180,7 +184,11 @@ class SessionKeeper:
         if self._connection and not self._connection.closed:
             try:
                 await self.statistics.write(self._connection, math.inf)
-                await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)", [self.session])
+                # One that has never served holds nothing, and its lock may be with a connection of a pooler's.
+                ending = "SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)"
+                if not self.serves:
+                    ending = "DELETE FROM msgweb.session WHERE id = %s"
+                await self._connection.execute(ending, [self.session])
             except psycopg.Error as error:
                 logger.warning("the session ends by its lease, the database is away: %s", error)
             await self._connection.close()
