@@ -1,24 +1,39 @@
 """Admits the attempts at short jobs: their start is recorded later, mostly along with their end.
 
-On a connection of its own, so that a job that may begin waits for no commit. What cannot be admitted so is for the
-ledger, which decides and records it.
+Mostly in the transaction of the claim that brought their messages, where the engine can do that: so the claim and the
+row that says what may begin are one commit and one round trip. What is not admitted there (its task was not known to be
+a short one yet, say) is on a connection of its own, so that it waits for no other commit. What cannot be admitted so
+either is for the ledger, which decides and records it.
 """
 
 import asyncio
 import logging
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.admission import Admission
-from apps.jobs.recorder import Run, Start
+from apps.broker.engine import Companion, SessionId
+from apps.jobs.admission import CLAIMED, Admission, claimed_parameters, claimed_rows
+from apps.jobs.recorder import Run, Start, Started
 from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
 
 log = logging.getLogger(__name__)
 
 BATCH = 400  # jobs: so many ids are a row that fits into a page
 CLOSE_SECONDS = 2.0
+#: What was admitted with its claim and has not begun after so long went back, or is asked about anew.
+KEPT_SECONDS = 1.0
+
+
+class _Admitted(NamedTuple):
+    """It may begin: until when, by `time.monotonic()`."""
+
+    until: float
+    answer: Started
 
 
 class Admissions:
@@ -31,6 +46,12 @@ class Admissions:
         self._pid = pid
         self._number = 0  # of the latest batch
         self._unsettled: dict[tuple[int, int], list[Run]] = {}  # what was admitted, by session and number
+        self._claimed: dict[Start, _Admitted] = {}  # what was admitted with its claim, and has not been asked for yet
+        self._quick: Callable[[], Sequence[str]] = tuple
+        self._asked: tuple[int, list[tuple[int, int]]] = (
+            0,
+            [],
+        )  # with the claim under way: its number, what it settles
         self._waiting: list[tuple[Start, Begun]] = []
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -47,16 +68,65 @@ class Admissions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._admission is not None and (settled := self._settled()):
+        self._expire(float("inf"))
+        if settled := self._settled():
             with suppress(psycopg.Error, TimeoutError):  # then they are removed when this session is dead
                 async with asyncio.timeout(CLOSE_SECONDS):
+                    if self._admission is None:
+                        await self._connect()
+                    assert self._admission is not None
                     await self._admission.admit((), 0, settled)
         await self._disconnect()
 
+    def companion(self, quick: Callable[[], Sequence[str]]) -> Companion:
+        """What admits along with claims. `quick` says of which tasks."""
+        self._quick = quick
+        return Companion(CLAIMED.decode(), self._ask_along, self._admitted)
+
     def begin(self, start: Start, begun: Begun) -> None:
-        """Admit an attempt, or have the ledger record that it begins."""
+        """Admit an attempt, or have the ledger record that it begins. Calls back at once if it was admitted with its
+        claim."""
+        admitted = self._claimed.pop(start, None)
+        if admitted is not None:
+            begun(admitted.answer)
+            return
         self._waiting.append((start, begun))
         self._work.set()
+
+    def _ask_along(self, session: SessionId) -> Sequence[bytes] | None:
+        tasks = self._quick()
+        self._expire(time.monotonic() if tasks else float("inf"))
+        if not tasks:
+            return None
+        settled = [key for key in self._settled() if key[0] == session]
+        self._number += 1
+        self._asked = self._number, settled
+        return claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])
+
+    def _admitted(self, session: SessionId, rows: Sequence[Sequence[bytes | None]]) -> None:
+        number, settled = self._asked
+        for key in settled:
+            self._unsettled.pop(key, None)
+        until, runs = time.monotonic() + KEPT_SECONDS, []
+        for start, answer in claimed_rows(session, rows):
+            # A message that had gone back may come again: what was said of it then does not count any more.
+            if (earlier := self._claimed.pop(start, None)) is not None:
+                self._ledger.abandon(earlier.answer.run)
+            if answer is not None:
+                self._claimed[start] = _Admitted(until, answer)
+                self._ledger.defer(answer.run, start)
+                runs.append(answer.run)
+        if runs:
+            self._unsettled[session, number] = runs
+
+    def _expire(self, now: float) -> None:
+        """Forget what was admitted and not asked for: its message went back before anybody here saw it."""
+        while self._claimed:
+            start, admitted = next(iter(self._claimed.items()))
+            if admitted.until > now:
+                return
+            del self._claimed[start]
+            self._ledger.abandon(admitted.answer.run)
 
     async def _serve(self) -> None:
         while True:
@@ -74,7 +144,7 @@ class Admissions:
                     assert self._admission is not None
                     admitted = await self._admission.admit([start for start, _ in batch], self._number, settled)
                 for done in settled:
-                    del self._unsettled[done]
+                    self._unsettled.pop(done, None)
             except (psycopg.Error, TimeoutError) as error:
                 # The ledger has a connection of its own, and waits until the database is back.
                 log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")

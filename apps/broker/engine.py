@@ -221,6 +221,25 @@ class Unit:
     nacks: list[tuple[Subscription, list[MessageId], "Refusal"]] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A statement that runs in the transaction of each claim, behind it: what it writes takes effect with the claim,
+    for no round trip and no commit of its own. It must wait for no lock and raise no error, for all that goes with the
+    claim would wait or fail with it.
+
+    Attributes:
+        statement: of the engine's database. `$1` is the session (integer), `msgweb.claimed($1)` what was claimed; the
+            other parameters and the columns of its rows are binary.
+        parameters: those from `$2` on, asked before each claim; None: not with this one.
+        done: called with the session and the rows when the claim has taken effect, before any of it is delivered. What
+            was claimed may be delivered later, or not at all.
+    """
+
+    statement: str
+    parameters: Callable[[SessionId], Sequence[bytes] | None]
+    done: Callable[[SessionId, Sequence[Sequence[bytes | None]]], None]
+
+
 class Engine(Protocol):
     """A broker.
 
@@ -258,6 +277,10 @@ class Engine(Protocol):
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
         """Call back once, when no longer congested (soon, if it is not congested now)."""
+
+    def accompany(self, companion: Companion) -> None:
+        """Run a statement along with each claim from now on. Before `start`; of an engine that is capable of
+        `companions`."""
 
     async def start(self) -> None:
         """Connect, open a session, listen.

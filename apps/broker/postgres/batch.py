@@ -7,8 +7,9 @@ from functools import partial
 
 from psycopg import pq
 
-from apps.broker.engine import Address, Delivery, Message, MessageId, Options
+from apps.broker.engine import Address, Companion, Delivery, Message, MessageId, Options, SessionId
 from apps.broker.postgres import packing
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.pipeline import Step
@@ -44,6 +45,7 @@ class Batch:
         draw: whether this process hands messages over, and so needs ids that come after what the batch writes; low: it
             needs some at any rate.
         seen: an id that was drawn before: whatever is inserted now comes after it.
+        companion: what goes along with its claims.
         touched: destinations in which something may become ready for others.
         full: the operations whose message its queue did not take.
         contended: it takes locks that others may hold for long; it waits for them briefly.
@@ -63,6 +65,7 @@ class Batch:
     draw: bool
     low: bool
     seen: int = 0
+    companion: Companion | None = None
     touched: set[Queue] = field(default_factory=set)
     claims: list[tuple[Queue, int]] = field(default_factory=list)
     scans: list[tuple[Queue, Scan]] = field(default_factory=list)
@@ -77,6 +80,7 @@ class Batch:
     left: list[Delivery] = field(default_factory=list)
     _chosen: list[tuple[Scan, list[MessageId]]] = field(default_factory=list)
     _unhanded: bool = False
+    _claiming: bool = False
     _sent: list[tuple[Queue, int]] = field(default_factory=list)
     _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
@@ -159,6 +163,8 @@ class Batch:
             self._claim(queue, limit, session)
         for queue, scan in self.scans:
             self._scan(queue, scan, session)
+        if self.companion is not None and self._claiming:
+            self._accompany(self.companion, session)
         for queue in ranked:
             self._rank(queue, session)
         if self.announce:
@@ -342,7 +348,7 @@ class Batch:
             self._step("take_exclusive", identifier, session, reader=taken)
             return
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
-        queue.claiming = True
+        queue.claiming = self._claiming = True
         queue.heard = NOTHING
         begun = time.monotonic()
 
@@ -361,6 +367,18 @@ class Batch:
         else:
             floors = packing.int8_array(queue.floors.start(begun))
             self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
+
+    def _accompany(self, companion: Companion, session: bytes) -> None:
+        parameters = companion.parameters(SessionId(self.session))
+        if parameters is None:
+            return
+
+        def ran(result: pq.abc.PGresult) -> None:
+            columns = range(result.nfields)
+            rows = [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
+            guarded(companion.done, SessionId(self.session), rows)
+
+        self._step("companion", session, *parameters, reader=ran)
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares

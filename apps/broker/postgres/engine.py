@@ -12,6 +12,7 @@ from apps.broker.engine import (
     AGAIN,
     REPLY_PREFIX,
     Address,
+    Companion,
     Consumer,
     Done,
     Message,
@@ -60,6 +61,7 @@ class PostgresEngine:
 
     capabilities: frozenset[str] = frozenset(
         {
+            "companions",
             "consumer-priority",
             "dead-letters",
             "deduplication",
@@ -107,8 +109,13 @@ class PostgresEngine:
         self._horizon_seconds = horizon_seconds
         self._started = False
         self._serving = False
+        self.companion: Companion | None = None
 
     # -- life
+
+    def accompany(self, companion: Companion) -> None:
+        """Run a statement along with each claim. Before `start`."""
+        self.companion = companion
 
     async def start(self) -> None:
         """Connect, open a session, listen.

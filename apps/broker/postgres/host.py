@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from apps.broker.engine import Address, Message, MessageId, SessionId
+from apps.broker.engine import Address, Companion, Message, MessageId, SessionId
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.names import Described, Ready
@@ -15,6 +15,7 @@ class Host(Protocol):
     """What the writer needs of the engine."""
 
     handover: Handover
+    companion: Companion | None
 
     @property
     def session(self) -> SessionId: ...
