@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.broker.engine import Companion, SessionId
-from apps.jobs.admission import CLAIMED, Admission, claimed_parameters, claimed_rows
+from apps.broker.engine import Asking, Companion, SessionId
+from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, Admission, claimed_parameters, claimed_rows
 from apps.jobs.recorder import Run, Start, Started
 from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
 
@@ -81,7 +82,7 @@ class Admissions:
     def companion(self, quick: Callable[[], Sequence[str]]) -> Companion:
         """What admits along with claims. `quick` says of which tasks."""
         self._quick = quick
-        return Companion(CLAIMED.decode(), self._ask_along, self._admitted)
+        return Companion(CLAIMED, CLAIMED_NAMES, self._ask_along)
 
     def begin(self, start: Start, begun: Begun) -> None:
         """Admit an attempt, or have the ledger record that it begins. Calls back at once if it was admitted with its
@@ -93,18 +94,23 @@ class Admissions:
         self._waiting.append((start, begun))
         self._work.set()
 
-    def _ask_along(self, session: SessionId) -> Sequence[bytes] | None:
+    def _ask_along(self, session: SessionId) -> Asking | None:
         tasks = self._quick()
         self._expire(time.monotonic() if tasks else float("inf"))
         if not tasks:
             return None
         settled = [key for key in self._settled() if key[0] == session]
         self._number += 1
-        self._asked = self._number, settled
-        return claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])
+        parameters = claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])
+        return parameters, partial(self._admitted, session, self._number, settled)
 
-    def _admitted(self, session: SessionId, rows: Sequence[Sequence[bytes | None]]) -> None:
-        number, settled = self._asked
+    def _admitted(
+        self,
+        session: SessionId,
+        number: int,
+        settled: Sequence[tuple[int, int]],
+        rows: Sequence[Sequence[bytes | None]],
+    ) -> None:
         for key in settled:
             self._unsettled.pop(key, None)
         until, runs = time.monotonic() + KEPT_SECONDS, []

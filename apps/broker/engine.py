@@ -221,23 +221,28 @@ class Unit:
     nacks: list[tuple[Subscription, list[MessageId], "Refusal"]] = field(default_factory=list)
 
 
+#: What a companion asks with one claim: its parameters, binary, and who is called with the rows, before any of what was
+#: claimed is delivered.
+Asking = tuple[Sequence[bytes], Callable[[Sequence[Sequence[bytes | None]]], None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """A statement that runs in the transaction of each claim, behind it: what it writes takes effect with the claim,
-    for no round trip and no commit of its own. It must wait for no lock and raise no error, for all that goes with the
-    claim would wait or fail with it.
+    """A part of the statement that claims: what it writes takes effect with the claim, for no round trip and no commit
+    of its own. It must wait for no lock and raise no error, for the claim would wait or fail with it.
 
     Attributes:
-        statement: of the engine's database. `$1` is the session (integer), `msgweb.claimed($1)` what was claimed; the
-            other parameters and the columns of its rows are binary.
-        parameters: those from `$2` on, asked before each claim; None: not with this one.
-        done: called with the session and the rows when the claim has taken effect, before any of it is delivered. What
-            was claimed may be delivered later, or not at all.
+        parts: of a WITH clause of the engine's database, the last of them named `along`: a row for each claimed message
+            of which there is something to say, that message's id first. They read `taken` (id, deliveries, headers),
+            the claimed messages; `%(session)s` is the session.
+        names: of the parameters, as `%(name)s` in the text, in their order.
+        ask: called before each claim, with the session; None: nothing is asked with this one. Of what is claimed some
+            may be delivered later, or not at all.
     """
 
-    statement: str
-    parameters: Callable[[SessionId], Sequence[bytes] | None]
-    done: Callable[[SessionId, Sequence[Sequence[bytes | None]]], None]
+    parts: str
+    names: Sequence[str]
+    ask: Callable[[SessionId], Asking | None]
 
 
 class Engine(Protocol):

@@ -10,7 +10,8 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from apps.jobs.pipelined import Pipelined, Row, Step, numbered
+from apps.jobs.pipelined import Pipelined, Row, Step
+from apps.jobs.queries import query
 from apps.jobs.recorder import Run, Start, Started, number_array, uuid_array
 
 
@@ -72,35 +73,35 @@ class Admission:
         return admitted
 
 
-#: Admits what a claim has brought, in the claim's own transaction (`apps.broker.engine.Companion`).
-CLAIMED, _PARAMETERS = numbered("admit_claimed")
+#: Admits what a claim brings, as a part of the claim (`apps.broker.engine.Companion`): the text, and its parameters.
+CLAIMED = query("admit_claimed")
+CLAIMED_NAMES = ("tasks", "number", "host", "pid", "settled")
 
 
 def claimed_parameters(
     tasks: Sequence[str], number: int, host: str, pid: int, settled: Sequence[int]
 ) -> Sequence[bytes]:
-    """The parameters of `CLAIMED` behind the session, binary.
+    """The parameters of `CLAIMED`, binary.
 
     Args:
         tasks: of these alone.
         number: of this batch, as for `Admission.admit`.
         settled: earlier batches of the same session.
     """
-    values = {
-        "tasks": "\n".join(tasks).encode(),
-        "number": number.to_bytes(8, "big"),
-        "host": host.encode(),
-        "pid": pid.to_bytes(4, "big"),
-        "settled": ",".join(map(str, settled)).encode(),
-    }
-    return [values[name] for name in _PARAMETERS[1:]]
+    return (
+        "\n".join(tasks).encode(),
+        number.to_bytes(8, "big"),
+        host.encode(),
+        pid.to_bytes(4, "big"),
+        ",".join(map(str, settled)).encode(),
+    )
 
 
 def claimed_rows(session: int, rows: Sequence[Sequence[bytes | None]]) -> list[tuple[Start, Started | None]]:
     """What the rows of `CLAIMED` say: the starts, and their answers; None: not admitted."""
     answers: list[tuple[Start, Started | None]] = []
     for row in rows:
-        job, ticket, attempt, task, namespace, arguments, failures = (value or b"" for value in row)
+        _, job, ticket, attempt, task, namespace, arguments, failures = (value or b"" for value in row)
         start = Start(UUID(bytes=job), 1, session, int.from_bytes(ticket, "big"))
         answer = None
         if task:

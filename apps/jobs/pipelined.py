@@ -35,7 +35,7 @@ _PARAMETER = re.compile(r"%\((\w+)\)s")
 
 
 @cache
-def numbered(name: str) -> tuple[bytes, tuple[str, ...]]:
+def _numbered(name: str) -> tuple[bytes, tuple[str, ...]]:
     """A statement with `$1` in the place of `%(name)s`, and the names in their order."""
     names: dict[str, int] = {}
 
@@ -107,7 +107,7 @@ class Pipelined:
         """Put the statements on the way; those that were prepared for it."""
         fresh: dict[tuple[str, tuple[int, ...]], bytes] = {}
         for name, parameters in steps:
-            text, names = numbered(name)
+            text, names = _numbered(name)
             values = self._transformer.dump_sequence([parameters[one] for one in names], [PyFormat.AUTO] * len(names))
             types = tuple(self._transformer.types or ())
             prepared = self._prepared.get((name, types)) or fresh.get((name, types))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import pytest
 
 from apps.accounts.models import Namespace
-from apps.broker.engine import Address, Companion, Delivery, Message, SessionId, Subscription
+from apps.broker.engine import Address, Asking, Companion, Delivery, Message, SessionId, Subscription
 from apps.broker.postgres import PostgresEngine
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-CLAIMED = "SELECT c.id, c.deliveries, c.headers, $2::text FROM msgweb.claimed($1::int4) c ORDER BY c.id"
+PARTS = "along AS (SELECT id, deliveries, headers, %(word)s::text, %(session)s FROM taken)"
 Rows = Sequence[Sequence[bytes | None]]
 
 
@@ -25,19 +25,23 @@ class Consumer:
         self.headers: list[bytes | None] = []
         self.words: set[bytes | None] = set()
         self.word: bytes | None = b"along"
+        self.error: Exception | None = None
         self._many = many
         self.all = asyncio.Event()
 
-    def parameters(self, _session: SessionId) -> Sequence[bytes] | None:
-        return None if self.word is None else [self.word]
-
-    def done(self, session: SessionId, rows: Rows) -> None:
+    def ask(self, session: SessionId) -> Asking | None:
         self.sessions.add(session)
-        for identifier, deliveries, headers, word in rows:
+        return None if self.word is None else ([self.word], self.done)
+
+    def done(self, rows: Rows) -> None:
+        for identifier, deliveries, headers, word, session in rows:
             assert deliveries == (1).to_bytes(4, "big")
+            self.sessions.add(int.from_bytes(session or b"", "big"))
             self.heard.append(("companion", int.from_bytes(identifier or b"", "big")))
             self.headers.append(headers)
             self.words.add(word)
+        if self.error is not None:
+            raise self.error
 
     def deliver(self, subscription: Subscription, deliveries: Sequence[Delivery]) -> None:
         self.heard += [("delivered", delivery.id) for delivery in deliveries]
@@ -58,14 +62,9 @@ def claim(conninfo: str, many: int, change: str = "") -> tuple[Consumer, int]:
         consumer = Consumer(many)
         if change == "silent":
             consumer.word = None
-        done = consumer.done
         if change == "failing":
-
-            def done(session: SessionId, rows: Rows) -> None:
-                consumer.done(session, rows)
-                raise RuntimeError("an error of the companion's own")
-
-        engine.accompany(Companion(CLAIMED, consumer.parameters, done))
+            consumer.error = RuntimeError("an error of the companion's own")
+        engine.accompany(Companion(PARTS, ["word"], consumer.ask))
         await sender.start()
         await engine.start()
         try:

@@ -19,17 +19,14 @@ class Desk:
         self.admissions = Admissions("", self.ledger, "a-host", 42)
         self.tasks = ["samples.nothing"]
         self.companion = self.admissions.companion(lambda: self.tasks)
+        self.settled = ""  # the batches that the latest claim settled
         self.answers: list[Started | NotStarted | Exception] = []
 
     def claim(self, *rows: Row) -> None:
-        if self.companion.parameters(SESSION) is not None:
-            self.companion.done(SESSION, rows)
-
-    def settled(self) -> str:
-        """The batches that the next claim settles."""
-        parameters = self.companion.parameters(SESSION)
-        assert parameters is not None
-        return next(one for one in parameters if one.replace(b",", b"").isdigit() or not one).decode()
+        asking = self.companion.ask(SESSION)
+        if asking is not None:
+            self.settled = asking[0][-1].decode()
+            asking[1](rows)
 
     def begin(self, job: UUID) -> None:
         self.admissions.begin(start_of(job), self.answers.append)
@@ -41,11 +38,11 @@ def start_of(job: UUID) -> Start:
 
 def admitted(job: UUID) -> Row:
     zero = (0).to_bytes(4, "big")
-    return [job.bytes, zero, zero, b"samples.nothing", b"samples.test", b"{}", zero]
+    return [b"id", job.bytes, zero, zero, b"samples.nothing", b"samples.test", b"{}", zero]
 
 
 def refused(job: UUID) -> Row:
-    return [job.bytes, (0).to_bytes(4, "big"), None, None, None, None, None]
+    return [b"id", job.bytes, (0).to_bytes(4, "big"), None, None, None, None, None]
 
 
 def test_what_was_admitted_with_its_claim_begins_at_once_and_once() -> None:
@@ -83,8 +80,10 @@ def test_a_batch_is_settled_when_all_of_it_is_on_record() -> None:
     desk.begin(one)
     desk.begin(two)
     desk.ledger.forget(Run(one, 1, SESSION))
-    assert desk.settled() == ""
+    desk.claim()
+    assert desk.settled == ""
     desk.ledger.forget(Run(two, 1, SESSION))
-    assert desk.settled() == "1"
-    desk.companion.done(SESSION, [])
-    assert desk.settled() == ""
+    desk.claim()
+    assert desk.settled == "1"
+    desk.claim()
+    assert desk.settled == ""

@@ -18,6 +18,7 @@ from apps.broker.postgres.scans import Scan
 
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
+CLAIM_COLUMNS = 8  # then comes a group, or what a companion says, which has more columns than one
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
 
@@ -80,7 +81,6 @@ class Batch:
     left: list[Delivery] = field(default_factory=list)
     _chosen: list[tuple[Scan, list[MessageId]]] = field(default_factory=list)
     _unhanded: bool = False
-    _claiming: bool = False
     _sent: list[tuple[Queue, int]] = field(default_factory=list)
     _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
@@ -163,8 +163,6 @@ class Batch:
             self._claim(queue, limit, session)
         for queue, scan in self.scans:
             self._scan(queue, scan, session)
-        if self.companion is not None and self._claiming:
-            self._accompany(self.companion, session)
         for queue in ranked:
             self._rank(queue, session)
         if self.announce:
@@ -348,11 +346,14 @@ class Batch:
             self._step("take_exclusive", identifier, session, reader=taken)
             return
         queue.waiting = False  # a wake-up that comes while the claim is under way sets it again
-        queue.claiming = self._claiming = True
+        queue.claiming = True
         queue.heard = NOTHING
         begun = time.monotonic()
+        along = self.companion.ask(SessionId(self.session)) if self.companion and not queue.grouped else None
 
         def claimed(result: pq.abc.PGresult) -> None:
+            if along is not None:
+                guarded(along[1], _along(result))
             queue.looked_at = begun
             queue.spare = result.ntuples < limit
             if result.ntuples >= limit:
@@ -366,19 +367,8 @@ class Batch:
             self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)
         else:
             floors = packing.int8_array(queue.floors.start(begun))
-            self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
-
-    def _accompany(self, companion: Companion, session: bytes) -> None:
-        parameters = companion.parameters(SessionId(self.session))
-        if parameters is None:
-            return
-
-        def ran(result: pq.abc.PGresult) -> None:
-            columns = range(result.nfields)
-            rows = [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
-            guarded(companion.done, SessionId(self.session), rows)
-
-        self._step("companion", session, *parameters, reader=ran)
+            name, more = ("claim", ()) if along is None else ("claim_along", along[0])
+            self._step(name, identifier, packing.int4(limit), session, _LANES, floors, *more, reader=claimed)
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares
@@ -520,6 +510,13 @@ def _repeats(message: Message) -> bool:
     return message.options is not None and message.options.repeat is not None
 
 
+def _along(result: pq.abc.PGresult) -> list[list[bytes | None]]:
+    """What a companion says of the claimed messages."""
+    columns = range(CLAIM_COLUMNS, result.nfields)
+    rows = ([result.get_value(row, column) for column in columns] for row in range(result.ntuples))
+    return [row for row in rows if row[0] is not None]
+
+
 def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[Delivery]:
     value = result.get_value
     deliveries = []
@@ -536,7 +533,7 @@ def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[
                 value(row, 5) or b"",
                 value(row, 2) == b"\x01",
                 packing.unpack_int(value(row, 3)),
-                (value(row, 8) or b"").decode() or None if result.nfields > 8 else None,
+                (value(row, 8) or b"").decode() or None if result.nfields == CLAIM_COLUMNS + 1 else None,
                 lane,
                 value(row, 6) == b"\x01",
                 place,

@@ -34,21 +34,21 @@ WITH fresh AS MATERIALIZED (
 SELECT position, attempt, task, namespace, arguments, failures FROM fresh
 
 -- name: admit_claimed
--- `admit_fresh`, of the messages that this transaction has claimed, and `settle_admissions`, of this session's batches. It
--- goes along with the claim (`apps.broker.engine.Companion`), so it waits for nothing, and headers that name no job are no
--- error.
+-- `admit_fresh`, of the messages that a claim takes, and `settle_admissions`, of this session's batches: no statement, but
+-- parts of the claim's (`apps.broker.engine.Companion`). So it waits for nothing, and headers that name no job are no error.
 --   session int; tasks text (a line each): of these alone. number bigint, host text, pid int: who asks, as there.
 --   settled text (numbers, commas between them)
--- Returns of each job that a message names which was never delivered before: job, ticket; and, if it may begin (400 of them
+-- Returns of each message that was never delivered before and names a job: id, job, ticket; and, if it may begin (400 of them
 -- at most), attempts before, task, namespace, arguments, failures, else nulls.
-WITH given AS MATERIALIZED (
-    SELECT substring(h.lines FROM '(?n)^job-id:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$')::uuid AS id,
+given AS MATERIALIZED (
+    SELECT c.id AS message,
+        substring(h.lines FROM '(?n)^job-id:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$')::uuid AS job,
         coalesce(substring(h.lines FROM '(?n)^job-ticket:([0-9]{1,9})$')::int, 0) AS ticket
-    FROM msgweb.claimed(%(session)s::int4) c CROSS JOIN LATERAL (SELECT encode(c.headers, 'escape') AS lines OFFSET 0) h
+    FROM taken c CROSS JOIN LATERAL (SELECT encode(c.headers, 'escape') AS lines OFFSET 0) h
     WHERE c.deliveries = 1
 ), fresh AS MATERIALIZED (
     SELECT j.id, j.ticket, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
-    FROM given g JOIN jobs_job j ON j.id = g.id
+    FROM given g JOIN jobs_job j ON j.id = g.job
     WHERE j.task = ANY (string_to_array(%(tasks)s::text, E'\n'))
       AND j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= 1
       AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
@@ -61,9 +61,10 @@ WITH given AS MATERIALIZED (
 ), settled AS (
     DELETE FROM jobs_admission a USING unnest(string_to_array(%(settled)s::text, ',')::int8[]) AS g (number)
     WHERE a.session = %(session)s AND a.number = g.number
+), along AS (
+    SELECT g.message AS id, g.job, g.ticket, f.attempt::int4, f.task, f.namespace, f.arguments, f.failures::int4
+    FROM given g LEFT JOIN fresh f ON f.id = g.job AND f.ticket = g.ticket WHERE g.job IS NOT NULL
 )
-SELECT g.id, g.ticket, f.attempt::int4, f.task, f.namespace, f.arguments, f.failures::int4
-FROM given g LEFT JOIN fresh f ON f.id = g.id AND f.ticket = g.ticket WHERE g.id IS NOT NULL
 
 -- name: settle_admissions
 -- All of these batches is on record, or was given back. Of a session that is dead they are kept: of its jobs, those that

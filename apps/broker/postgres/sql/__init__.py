@@ -6,6 +6,7 @@ from pathlib import Path
 
 from apps.broker.engine import Companion
 
+CLAIM_PARAMETERS = 5
 _NAMED = re.compile(r"^-- name: (\w+)\n(.*?)(?=^-- name: |\Z)", re.MULTILINE | re.DOTALL)
 
 QUERIES: dict[str, str] = {
@@ -15,5 +16,14 @@ QUERIES: dict[str, str] = {
 
 
 def statements(companion: Companion | None) -> Mapping[str, str]:
-    """What a writer prepares: the engine's own, and what goes along with its claims."""
-    return QUERIES if companion is None else {**QUERIES, "companion": companion.statement}
+    """What a writer prepares: the engine's own, and the claim together with what goes along with it."""
+    if companion is None:
+        return QUERIES
+    claim, columns = QUERIES["claim"].rsplit("SELECT ", 1)
+    columns, order = columns.split(" FROM taken ")
+    places = {"session": "$3"} | {name: f"${place}" for place, name in enumerate(companion.names, CLAIM_PARAMETERS + 1)}
+    parts = re.sub(r"%\((\w+)\)s", lambda found: places[found[1]], companion.parts)
+    columns = ", ".join(f"taken.{column}" for column in columns.split(", "))
+    order = order.replace("priority", "taken.priority").replace("place", "taken.place")
+    found = f"SELECT {columns}, along.* FROM taken LEFT JOIN along ON along.id = taken.id {order}"
+    return {**QUERIES, "claim_along": f"{claim.rstrip()},\n{parts}\n{found}"}
