@@ -8,11 +8,9 @@ either is for the ledger, which decides and records it.
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import NamedTuple
 
 import psycopg
 from psycopg.conninfo import make_conninfo
@@ -26,15 +24,6 @@ log = logging.getLogger(__name__)
 
 BATCH = 400  # jobs: so many ids are a row that fits into a page
 CLOSE_SECONDS = 2.0
-#: What was admitted with its claim and has not begun after so long went back, or is asked about anew.
-KEPT_SECONDS = 1.0
-
-
-class _Admitted(NamedTuple):
-    """It may begin: until when, by `time.monotonic()`."""
-
-    until: float
-    answer: Started
 
 
 class Admissions:
@@ -47,7 +36,7 @@ class Admissions:
         self._pid = pid
         self._number = 0  # of the latest batch
         self._unsettled: dict[tuple[int, int], list[Run]] = {}  # what was admitted, by session and number
-        self._claimed: dict[Start, _Admitted] = {}  # what was admitted with its claim, and has not been asked for yet
+        self._claimed: dict[Start, Started] = {}  # what the latest claim admitted, and has not begun
         self._quick: Callable[[], Sequence[str]] = tuple
         self._asked: tuple[int, list[tuple[int, int]]] = (
             0,
@@ -69,7 +58,7 @@ class Admissions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        self._expire(float("inf"))
+        self._forget_claimed()
         if settled := self._settled():
             with suppress(psycopg.Error, TimeoutError):  # then they are removed when this session is dead
                 async with asyncio.timeout(CLOSE_SECONDS):
@@ -89,14 +78,14 @@ class Admissions:
         claim."""
         admitted = self._claimed.pop(start, None)
         if admitted is not None:
-            begun(admitted.answer)
+            begun(admitted)
             return
         self._waiting.append((start, begun))
         self._work.set()
 
     def _ask_along(self, session: SessionId) -> Asking | None:
         tasks = self._quick()
-        self._expire(time.monotonic() if tasks else float("inf"))
+        self._forget_claimed()
         if not tasks:
             return None
         settled = [key for key in self._settled() if key[0] == session]
@@ -113,57 +102,21 @@ class Admissions:
     ) -> None:
         for key in settled:
             self._unsettled.pop(key, None)
-        until, runs = time.monotonic() + KEPT_SECONDS, []
+        runs = []
         for start, answer in claimed_rows(session, rows):
-            # A message that had gone back may come again: what was said of it then does not count any more.
-            if (earlier := self._claimed.pop(start, None)) is not None:
-                self._ledger.abandon(earlier.answer.run)
             if answer is not None:
-                self._claimed[start] = _Admitted(until, answer)
+                self._claimed[start] = answer
                 self._ledger.defer(answer.run, start)
                 runs.append(answer.run)
         if runs:
             self._unsettled[session, number] = runs
 
-    def _expire(self, now: float) -> None:
-        """Forget what was admitted and not asked for: its message went back before anybody here saw it."""
-        while self._claimed:
-            start, admitted = next(iter(self._claimed.items()))
-            if admitted.until > now:
-                return
-            del self._claimed[start]
-            self._ledger.abandon(admitted.answer.run)
-
-    async def _serve(self) -> None:
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            if self._waiting:
-                self._work.set()
-            settled = self._settled()
-            self._number += 1
-            try:
-                async with asyncio.timeout(WRITE_SECONDS):
-                    if self._admission is None:
-                        await self._connect()
-                    assert self._admission is not None
-                    admitted = await self._admission.admit([start for start, _ in batch], self._number, settled)
-                for done in settled:
-                    self._unsettled.pop(done, None)
-            except (psycopg.Error, TimeoutError) as error:
-                # The ledger has a connection of its own, and waits until the database is back.
-                log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
-                admitted = {}
-                await self._disconnect()
-            for place, (start, begun) in enumerate(batch):
-                answer = admitted.get(place)
-                if answer is None:
-                    self._ledger.begin(start, begun)
-                else:
-                    self._ledger.defer(answer.run, start)
-                    self._unsettled.setdefault((start.worker, self._number), []).append(answer.run)
-                    begun(answer)
+    def _forget_claimed(self) -> None:
+        """Forget what was admitted with an earlier claim and not asked for: its message may have gone back before
+        anybody here saw it, and come again. What still comes is asked about anew."""
+        for answer in self._claimed.values():
+            self._ledger.abandon(answer.run)
+        self._claimed.clear()
 
     def _settled(self) -> list[tuple[int, int]]:
         """The batches of which no start is yet to be recorded. Each run is looked at once, and the last of a batch."""

@@ -25,5 +25,5 @@ def statements(companion: Companion | None) -> Mapping[str, str]:
     parts = re.sub(r"%\((\w+)\)s", lambda found: places[found[1]], companion.parts)
     columns = ", ".join(f"taken.{column}" for column in columns.split(", "))
     order = order.replace("priority", "taken.priority").replace("place", "taken.place")
-    found = f"SELECT {columns}, along.* FROM taken LEFT JOIN along ON along.id = taken.id {order}"
+    found = f"SELECT {columns}, along.* FROM taken LEFT JOIN along ON along.id = taken.id {order}"  # noqa: S608
     return {**QUERIES, "claim_along": f"{claim.rstrip()},\n{parts}\n{found}"}
