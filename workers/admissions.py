@@ -118,6 +118,38 @@ class Admissions:
             self._ledger.abandon(answer.run)
         self._claimed.clear()
 
+    async def _serve(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if self._waiting:
+                self._work.set()
+            settled = self._settled()
+            self._number += 1
+            number = self._number
+            try:
+                async with asyncio.timeout(WRITE_SECONDS):
+                    if self._admission is None:
+                        await self._connect()
+                    assert self._admission is not None
+                    admitted = await self._admission.admit([start for start, _ in batch], number, settled)
+                for done in settled:
+                    self._unsettled.pop(done, None)
+            except (psycopg.Error, TimeoutError) as error:
+                # The ledger has a connection of its own, and waits until the database is back.
+                log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
+                admitted = {}
+                await self._disconnect()
+            for place, (start, begun) in enumerate(batch):
+                answer = admitted.get(place)
+                if answer is None:
+                    self._ledger.begin(start, begun)
+                else:
+                    self._ledger.defer(answer.run, start)
+                    self._unsettled.setdefault((start.worker, number), []).append(answer.run)
+                    begun(answer)
+
     def _settled(self) -> list[tuple[int, int]]:
         """The batches of which no start is yet to be recorded. Each run is looked at once, and the last of a batch."""
         settled = []
