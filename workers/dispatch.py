@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
 RECORD_SECONDS = 0.1  # after which the start of a job is recorded that was deferred, since it seemed to be a quick one
 TICK_SECONDS = 0.05  # between two looks for what is held up
+FEW = 20  # jobs at work, up to which more are admitted with their claim
+SHORT_TASKS = 200  # that are named with each claim, the latest to become so
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
 
@@ -151,6 +153,13 @@ class Dispatch:
         """Say once that its job is somebody else's: the engine tells it, or what was to be recorded is refused."""
         if not claim.lost:
             log.warning("job %s is lost to another worker: %s", claim.job, how)
+
+    def short_tasks(self) -> list[str]:
+        """Those whose jobs are admitted with the claims: they begin without a start on record, for it would decide
+        nothing. None while there is much at hand: then nobody waits for the admission, and it costs less by itself."""
+        if len(self._at_work) > FEW:
+            return []
+        return [task for task in self._durations.quick()[-SHORT_TASKS:] if not _is_alone(task)]
 
     def serve(self, names: list[str]) -> None:
         """These namespaces there are."""
