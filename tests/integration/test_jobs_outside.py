@@ -11,7 +11,7 @@ from django.db import connection
 
 from apps.jobs import control
 from apps.jobs.models import Event, Job
-from apps.jobs.stomp_port import JobsTaskPort
+from apps.jobs.stomp_port import JobHearing
 from tests.installation import until
 from tests.outside_workers import FOREVER, QUEUE, Place, ask, become, gateway, port, strict
 from tests.stomp_gateway import OTHER_NAMESPACE, SECONDS, Frame, WireClient
@@ -176,16 +176,16 @@ def test_what_it_said_before_it_left_counts(gateway: Place) -> None:
 
 
 def test_what_it_said_counts_though_it_is_heard_when_the_worker_has_gone(
-    gateway: Place, port: JobsTaskPort, monkeypatch: pytest.MonkeyPatch
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = asyncio.Event()
-    hear = port.job_event
+    hear = JobHearing.hear
 
-    async def hear_later(**said: Any) -> Any:
+    async def hear_later(*said: Any, **of: Any) -> Any:
         await gone.wait()
-        return await hear(**said)
+        return await hear(*said, **of)
 
-    monkeypatch.setattr(port, "job_event", hear_later)
+    monkeypatch.setattr(JobHearing, "hear", hear_later)
     worker = Worker(gateway)
     job = ask(gateway)
     message = worker.next()

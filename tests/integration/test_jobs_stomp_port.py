@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -11,9 +12,10 @@ import pytest
 from apps.accounts.models import Namespace
 from apps.jobs import control, events
 from apps.jobs.models import Event, Job
-from apps.jobs.stomp_port import JobsTaskPort
+from apps.jobs.outside import Heard
+from apps.jobs.stomp_port import JobsTaskPort, Word
 from apps.jobs.submit import submit
-from msgweb.errors import BadArguments, BadMessage, Conflict, NotFound
+from msgweb.errors import BadArguments, BadMessage, Conflict, MsgwebError, NotFound
 from tests import sample_tasks
 
 T = TypeVar("T")
@@ -52,19 +54,28 @@ def ask(namespace: str, task: str, body: bytes, reply_to: str | None = None, **h
     )
 
 
-def say(namespace: str, job: Job, event: str, body: Any, **headers: str) -> None:
-    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    kind = "text/plain" if isinstance(body, str) else "application/json"
-    through(
-        lambda port: port.job_event(
-            namespace=namespace,
-            job_id=str(job.id),
-            body=data,
-            headers={"job-event": event, "content-type": kind, **headers},
-            requested_by="mw-php",
+def hear(namespace: str, job: Job, *words: Word, attempt: int | None = None) -> list[Heard | MsgwebError]:
+    """Say words about a job; what became of them."""
+    answers = through(
+        lambda port: port.hearing(namespace=namespace, job_id=str(job.id), requested_by="mw-php").hear(
+            words, attempt=attempt
         )
     )
     job.refresh_from_db()
+    return answers
+
+
+def word(event: str, body: Any) -> Word:
+    if isinstance(body, str):
+        return event, body.encode(), "text/plain", time.time()
+    return event, json.dumps(body).encode(), "application/json", time.time()
+
+
+def say(namespace: str, job: Job, event: str, body: Any) -> None:
+    """One word, which must not be refused."""
+    [answer] = hear(namespace, job, word(event, body))
+    if isinstance(answer, MsgwebError):
+        raise answer
 
 
 @pytest.fixture

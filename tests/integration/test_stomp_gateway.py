@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -13,7 +14,9 @@ import pytest
 import stomp
 
 from apps.broker import selectors
+from apps.jobs.outside import Heard
 from apps.stomp.gateway.hoards import Hoards
+from apps.stomp.gateway.ports import Word
 from apps.stomp.protocol.parser import Limits
 from msgweb.errors import BadArguments
 from tests.installation import until
@@ -326,9 +329,21 @@ class Desk:
             raise ValueError("some secret detail")
         return str(uuid.uuid4())
 
-    async def job_event(self, **asked: Any) -> None:
-        await asyncio.sleep(0)
-        self.asked.append(asked)
+    def hearing(self, **of: Any) -> "DeskHearing":
+        return DeskHearing(self, of)
+
+
+class DeskHearing:
+    """A `Hearing` that writes down the words, and of what."""
+
+    def __init__(self, desk: Desk, of: dict[str, Any]) -> None:
+        self.desk = desk
+        self.of = of
+
+    async def hear(self, words: Sequence[Word], **told: Any) -> list[Heard]:
+        await asyncio.get_running_loop().run_in_executor(None, self.desk.gate.wait, SECONDS)
+        self.desk.asked += [{**self.of, **told, **word._asdict(), "together": len(words)} for word in words]
+        return [Heard(True, "running")] * len(words)
 
 
 def test_a_send_to_a_task_asks_for_a_job_and_is_confirmed_when_that_is_durable(stomp_database: str) -> None:
@@ -371,12 +386,12 @@ def test_what_a_foreign_worker_says_about_a_job_arrives_in_order(stomp_database:
     desk = Desk()
     with RunningGateway(stomp_database, tasks=desk) as gateway:
         client = gateway.connected()
-        for number in range(300):  # more than may wait: the socket is not read meanwhile
+        for number in range(300):
             client.send("SEND", b"%d" % number, destination="/job/abc", job_event="progress")
-        client.confirmed("SEND", b"300", destination="/job/abc", job_event="result")
+        client.confirmed("SEND", b"300", destination="/job/abc")
         assert [asked["body"] for asked in desk.asked] == [b"%d" % number for number in range(301)]
         assert {asked["job_id"] for asked in desk.asked} == {"abc"}
-        assert desk.asked[-1]["headers"]["job-event"] == "result"
+        assert [asked["event"] for asked in desk.asked] == ["progress"] * 300 + ["result"]
 
 
 @pytest.mark.parametrize(("body", "code"), [(b"wrong", "bad_arguments"), (b"bug", "internal_error")])

@@ -1,6 +1,6 @@
 """What bounds a job's log."""
 
-from workers.limits import LogLimiter
+from apps.jobs.log_limit import LogLimiter
 
 
 class Clock:
