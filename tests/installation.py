@@ -205,6 +205,13 @@ class Installation:
                 that give it another port).
             arguments: added to the command of each.
         """
+        self.launch(*names, arguments=arguments)
+        for name in names or programs.SERVING:
+            until(lambda name=name: not self.running(name) or self._serves(name), READY_SECONDS, f"{name} serves")  # type: ignore[misc]
+            assert self.running(name), f"{name} ended at its start:\n{self.log(name)}"
+
+    def launch(self, *names: str, arguments: tuple[str, ...] = ()) -> None:
+        """The same without waiting: for processes that may end as soon as they serve."""
         for name in names or programs.SERVING:
             assert not self.running(name), f"{name} runs already"
             self._pid_file(name).unlink(missing_ok=True)
@@ -218,9 +225,6 @@ class Installation:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-        for name in names or programs.SERVING:
-            until(lambda name=name: not self.running(name) or self._serves(name), READY_SECONDS, f"{name} serves")  # type: ignore[misc]
-            assert self.running(name), f"{name} ended at its start:\n{self.log(name)}"
 
     def wait_ready(self) -> None:
         """Wait until /readyz says 200."""
@@ -249,7 +253,7 @@ class Installation:
         """Send a signal to the process."""
         self._processes[name].send_signal(how)
 
-    def wait(self, name: str, seconds: float = 20) -> int:
+    def wait(self, name: str, seconds: float = READY_SECONDS) -> int:
         """Wait until the process ends by itself; the exit code."""
         return self._processes.pop(name).wait(seconds)
 

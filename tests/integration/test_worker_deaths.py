@@ -32,7 +32,7 @@ def history(jobs: Jobs, job: str) -> list[tuple[str, str | None, str | None]]:
 def test_a_job_that_kills_its_whole_worker_each_time_is_given_up(jobs: Jobs) -> None:
     job = jobs.ask("samples.kill_worker", folder=str(jobs.folder))
     for deaths in (1, 2, 3):
-        start(jobs)
+        jobs.installation.launch("worker", arguments=("--queue", "samples"))  # it may die before it is seen to serve
         assert jobs.installation.wait("worker") == -signal.SIGKILL
         assert len(jobs.begun()) == deaths
     start(jobs)

@@ -69,7 +69,10 @@ def test_a_failing_task_is_tried_again_and_then_failed(jobs: Jobs) -> None:
     assert ended["error"]["code"] == "task_error"
     assert ended["error"]["message"] == "ValueError: attempt 2 fails"
     assert "sample_tasks.py" in ended["error"]["traceback"]
-    assert jobs.states(first) == ["ready", "running", "waiting", "running", "failed"]
+    # Between waiting and running it is ready, where its time came before a slot was free: of no account here.
+    begun, *later = jobs.states(first)
+    assert begun == "ready"
+    assert [state for state in later if state != "ready"] == ["running", "waiting", "running", "failed"]
     assert jobs.end(second)["result"] == 2
     assert jobs.end(nonsense)["error"]["code"] == "bad_result"
 
