@@ -45,15 +45,19 @@ class LogLimiter:
         self.left_out += count - kept
         return kept
 
-    def notice(self) -> str | None:
-        """What to say of the lines that were left out since the last notice. Ask before a kept line and at the end."""
-        if not self.left_out:
+    def notice(self, count: int | None = None) -> str | None:
+        """What to say of the lines that were left out since the last notice. Ask before a kept line and at the end.
+
+        Args:
+            count: of the first so many of them alone; None: of all.
+        """
+        told = self.left_out if count is None else count
+        if not told:
             return None
         reason = (
             f"a job's log has at most {self._in_all:,} lines"
             if self._left <= 0
             else f"over {self._per_second:g} a second"
         )
-        text = f"… {self.left_out:,} lines left out: {reason}"
-        self.left_out = 0
-        return text
+        self.left_out -= told
+        return f"… {told:,} lines left out: {reason}"

@@ -168,7 +168,7 @@ class _Hearing:
         """It gets no more lines: what was left out is told."""
         if self._limiter.left_out:
             self._show_mark()
-            self._show_notice(timezone.now())
+            self._show_notice(timezone.now(), self._limiter.left_out)
 
     def record(self) -> None:
         """Write what there is to be shown."""
@@ -207,10 +207,11 @@ class _Hearing:
         return self._outside
 
     def _add(self, at: datetime, lines: Lines) -> None:
+        left_out = self._limiter.left_out
         kept = self._limiter.admit(len(lines))
         if kept:
             self._show_mark()  # it keeps its place before the line
-            self._show_notice(at)
+            self._show_notice(at, left_out)
             for text in lines.first(kept):
                 self._rows.append((at, Event.Kind.LOG, {"level": lines.level, "text": text}))
 
@@ -219,8 +220,8 @@ class _Hearing:
             self._rows.append((self._mark[0], Event.Kind.PROGRESS, _data(self._mark[1])))
             self._shown, self._mark = self._mark, None
 
-    def _show_notice(self, at: datetime) -> None:
-        notice = self._limiter.notice()
+    def _show_notice(self, at: datetime, count: int) -> None:
+        notice = self._limiter.notice(count)
         if notice is not None:
             self._rows.append((at, Event.Kind.LOG, {"level": "warning", "text": notice}))
 
