@@ -262,6 +262,7 @@ class RunningGateway:
         self.watch = AccessWatch(self._conninfo, self.authenticator, self.gateway)
         if self._accounts:
             self.watch.start()
+            self.gateway.sharing.start()
 
     async def _stop(self) -> None:
         await self.watch.close()

@@ -17,6 +17,7 @@ from apps.stomp.gateway.listeners import BadListener, Listener
 from apps.stomp.gateway.outside import OutsideJobs
 from apps.stomp.gateway.ports import Authenticator, Principal, QueuePort, TaskPort, WorkPort
 from apps.stomp.gateway.preparing import SelectorReading
+from apps.stomp.gateway.sharing import Sharing
 from apps.stomp.gateway.status import StatusProtocol
 from apps.stomp.gateway.subscriptions import TopicFrames
 from apps.stomp.gateway.supervision import Supervision
@@ -43,6 +44,7 @@ class Gateway:
         connections: those that are open.
         jobs: those that clients work on.
         usages: what the keys of these connections use.
+        sharing: tells other gateways of it.
         hoards: what they keep unfinished.
         selectors: reads the long ones of their subscriptions.
         figures: what it has counted.
@@ -69,6 +71,7 @@ class Gateway:
         self.draining = False
         self.connections: set[ClientConnection] = set()
         self.usages = Usages()
+        self.sharing = Sharing(engine, self.usages)
         self.hoards = Hoards()
         self.selectors = SelectorReading()
         self.figures = Figures(self)
@@ -149,6 +152,7 @@ class Gateway:
         for connection in list(self.connections):
             connection.end(ShuttingDown("this server is being stopped; connect again"))
         await self._empty(self._linger_seconds + 1)
+        self.sharing.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
         for task in self._tasks:

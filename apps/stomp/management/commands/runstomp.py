@@ -182,6 +182,7 @@ async def _serve(
                     raise CommandError(_why_not(status, error)) from error
                 gateway.start_task(_show_status_later(gateway, status))
         gateway.supervision.start()
+        gateway.sharing.start()
 
         def report() -> None:
             if authenticator.failures.failed:
