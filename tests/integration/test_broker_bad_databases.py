@@ -4,6 +4,7 @@ A clear error, and it goes on by itself when the database does.
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -105,11 +106,22 @@ def end_connections(connection: psycopg.Connection) -> None:
 
 @pytest.mark.parametrize(("trouble", "refuses"), [(full, True), (read_only, False), (crowded, False)])
 def test_the_engine_says_so_and_goes_on_when_the_database_does(
-    play: Play, trouble: Callable[[psycopg.Connection], object], refuses: bool
+    play: Play,
+    trouble: Callable[[psycopg.Connection], object],
+    refuses: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that refuses is reported to the sender at once; one that is away is waited for."""
 
     async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
+        told = asyncio.Event()
+
+        def heard(record: logging.LogRecord) -> bool:
+            if "the database is away" in record.getMessage():
+                told.set()
+            return True
+
+        monkeypatch.setattr(logging.getLogger("apps.broker.postgres.recovery"), "filter", heard)
         consumer = Recorder(engine, acks=True)
         engine.subscribe(queue, consumer, 10)
         await send(engine, queue, b"before")
@@ -123,7 +135,8 @@ def test_the_engine_says_so_and_goes_on_when_the_database_does(
                     await task
                 assert refused.value.code == "unavailable"
             else:
-                await asyncio.sleep(0.5)  # nothing can be waited for: nothing happens
+                async with asyncio.timeout(DEADLINE):
+                    await told.wait()
                 assert not task.done()
         if not refuses:
             await task
