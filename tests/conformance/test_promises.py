@@ -595,7 +595,7 @@ async def near_knows(engine: Engine, queue: Address, bar: int) -> None:
     """Wait until the process leaves what comes to consumers elsewhere that have this priority."""
     assert isinstance(engine, PostgresEngine)
     async with asyncio.timeout(DEADLINE):
-        while engine.queue(queue).ranks.bar != bar:
+        while engine.places.queue(queue).ranks.bar != bar:
             await sync(engine, queue)
 
 

@@ -21,7 +21,7 @@ def other(stomp_database: str) -> Iterator[RunningGateway]:
 def heeds(gateway: RunningGateway, queue: str, priority: int) -> None:
     """Wait until a gateway leaves what comes to consumers of that priority elsewhere."""
     name = queue.removeprefix("/queue/")
-    local = gateway.engine.queue(Address(NAMESPACE, "queue", name))
+    local = gateway.engine.places.queue(Address(NAMESPACE, "queue", name))
     until(lambda: local.ranks.bar == priority, SECONDS, "the gateways know each other's consumers")
 
 
@@ -59,7 +59,7 @@ def test_an_exclusive_consumer_of_higher_priority_at_another_gateway_takes_over_
         sender.confirmed("SEND", b"%d" % number, destination=queue, persistent="true")
     held = first.expect("MESSAGE")
     second.confirmed("SUBSCRIBE", id=0, destination=queue, **exclusive, **{"activemq.priority": 1})
-    local = gateway.engine.queue(Address(NAMESPACE, "queue", queue.removeprefix("/queue/")))
+    local = gateway.engine.places.queue(Address(NAMESPACE, "queue", queue.removeprefix("/queue/")))
     until(lambda: local.yields, SECONDS, "the first gateway knows of the second one's consumer")
     first.confirmed("ACK", id=held["ack"])
     taken = second.expect("MESSAGE")

@@ -43,7 +43,7 @@ async def with_some_at_hand(engine: PostgresEngine, queue: Address, count: int =
     subscription = engine.subscribe(queue, consumer, 1)
     for number in range(1, count):
         await consumer.count(number)
-        if number > 10 and engine.queue(queue).ahead:
+        if number > 10 and engine.places.queue(queue).ahead:
             return consumer, subscription
         engine.ack(subscription, consumer.ids[-1:])
     raise AssertionError("nothing was claimed ahead")
@@ -81,7 +81,7 @@ def test_what_nobody_takes_goes_back_as_if_it_had_never_been_claimed(conninfo, q
             await send(engine, queue, *numbers(0, 200))
             consumer, _ = await with_some_at_hand(engine, queue)
             async with asyncio.timeout(DEADLINE):
-                while engine.queue(queue).ahead:
+                while engine.places.queue(queue).ahead:
                     await asyncio.sleep(0.01)
             await done(lambda callback: engine.send(Message(queue, b"last"), callback))
             waiting = states(conninfo, queue)
@@ -117,7 +117,7 @@ def test_a_higher_priority_comes_before_what_lies_at_hand(conninfo, queue, from_
             consumer, subscription = await with_some_at_hand(engine, queue)
             await send(other if from_elsewhere else engine, queue, b"urgent", priority=9)
             async with asyncio.timeout(DEADLINE):
-                while engine.queue(queue).ahead:  # until the other's word has come
+                while engine.places.queue(queue).ahead:  # until the other's word has come
                     await asyncio.sleep(0)
             came = len(consumer.deliveries)
             engine.ack(subscription, consumer.ids[-1:])
@@ -143,7 +143,7 @@ def test_who_comes_second_gets_nothing_before_what_lay_at_hand(conninfo, queue):
             other.subscribe(queue, second, 3)
             await second.count(3)
             assert came == numbers(len(consumer.bodies), len(consumer.bodies) + 3)
-            assert not engine.queue(queue).alone
+            assert not engine.places.queue(queue).alone
             engine.ack(subscription, consumer.ids[-1:])
             await consumer.count(len(consumer.bodies) + 1)
             assert consumer.bodies[-1] == b"%d" % (len(consumer.bodies) + 2)
@@ -174,7 +174,7 @@ def test_a_crash_loses_nothing_of_what_lay_at_hand_and_marks_it(conninfo, queue)
             await engine.start()
             await send(engine, queue, *numbers(0, 200))
             consumer, _ = await with_some_at_hand(engine, queue)
-            at_hand = len(engine.queue(queue).ahead)
+            at_hand = len(engine.places.queue(queue).ahead)
             await abandon(engine, conninfo)
             rest = Recorder(heir, acks=True)
             heir.subscribe(queue, rest, 500)

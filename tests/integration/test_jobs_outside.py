@@ -87,7 +87,7 @@ def consumers(gateway: Place) -> int:
     """How many subscriptions the engine has."""
 
     async def count() -> int:
-        return sum(len(queue.subscriptions) for queue in gateway.engine._consumed.values())
+        return sum(len(queue.subscriptions) for queue in gateway.engine.places.consumed.values())
 
     return gateway.run(count)
 

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from apps.broker import patterns
 from apps.broker.engine import (
     AGAIN,
-    REPLY_PREFIX,
     Address,
     Consumer,
     Done,
@@ -22,21 +21,19 @@ from apps.broker.engine import (
     Subscription,
     Unit,
 )
-from apps.broker.headers import escape_header
 from apps.broker.horizon import LIMIT_SECONDS, Horizon
 from apps.broker.postgres.batch import Claimable
-from apps.broker.postgres.bindings import Bindings
-from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.demand import Demand
 from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.listener import Listener
-from apps.broker.postgres.names import Described, Ready
+from apps.broker.postgres.names import Ready
 from apps.broker.postgres.news import News
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
+from apps.broker.postgres.places import Places
 from apps.broker.postgres.pooling import refuse_pooled
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
-from apps.broker.postgres.statistics import Counts, StatisticsWriter
+from apps.broker.postgres.statistics import StatisticsWriter
 from apps.broker.postgres.topics import Topics
 from apps.broker.postgres.writer import Writer
 from msgweb.errors import BadDestination, NotFound
@@ -80,6 +77,7 @@ class PostgresEngine:
         }
     )
 
+    places: Places
     _keeper: SessionKeeper
 
     def __init__(
@@ -93,15 +91,7 @@ class PostgresEngine:
     ) -> None:
         self._process = process or new_process_name()
         self.details = dict(details or {})
-        self._queues: dict[Address, Queue] = {}
-        self._by_id: dict[int, Queue] = {}
-        self._consumed: dict[Address, Queue] = {}  # the queues with local subscriptions
-        self._fresh: list[Queue] = []  # to be resolved
-        self._awaiting: list[tuple[Queue, Done]] = []  # subscriptions and reply queues that wait for that
-        self._version = 0
-        self._bindings = Bindings()
         self._topics = Topics()
-        self._topic_queues: dict[Address, Queue] = {}  # the rows of topics in the catalogue
         self._conninfo = conninfo
         self._kind = kind
         self._lease = lease_seconds
@@ -139,16 +129,17 @@ class PostgresEngine:
             details=self._details,
             lanes=self._look,
             found_ready=lambda found: self._news.found(found),
-            renewed=self._renewed,
+            renewed=lambda: self.places.renewed(alone=not self._keeper.peers),
             lost=self.session_lost,
         )
-        self._keeper.statistics = StatisticsWriter(self._used)
+        self._keeper.statistics = StatisticsWriter(lambda: self.places.used())
         self._keeper.settled_batch = lambda: self._writer.settled_batch
         self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
+        self.places = places = Places(self._writer, self.handover, self._topics)
         self._demand: Demand = Demand(
-            self._consumed.values, self._writer, self._listener, self.handover, lambda queue: self._news.share(queue)
+            places.consumed.values, self._writer, self._listener, self.handover, lambda queue: self._news.share(queue)
         )
-        self._news: News = News(self._queues, self._consumed, self._by_id, self._writer, self._keeper, self.handover)
+        self._news: News = News(places.queues, places.consumed, places.by_id, self._writer, self._keeper, self.handover)
         try:
             await refuse_pooled(self._conninfo, f"msgweb {self._kind} probe {self._process}")
             await self._listener.start()
@@ -162,12 +153,7 @@ class PostgresEngine:
     async def close(self) -> None:
         """Finish what was asked for, release what is held, end the session."""
         self._started = False
-        for queue in self._consumed.values():
-            self.handover.recall(queue)
-            for subscription in queue.subscriptions:
-                subscription.closed = True
-            queue.subscriptions.clear()
-        self._consumed.clear()
+        self.places.close()
         await self._writer.close()
         await self._listener.close()
         await self._keeper.close()
@@ -227,7 +213,7 @@ class PostgresEngine:
             self._send_to_topic(message, done)
             return
         operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
-        queue = self.queue(address)
+        queue = self.places.queue(address)
         if queue.subscriptions:
             if (
                 message.options is None
@@ -244,37 +230,23 @@ class PostgresEngine:
         self._writer.add(operation)
 
     def _send_to_topic(self, message: Message, done: Done | None) -> None:
-        counts = self._know_topic(message.address).counts
+        counts = self.places.topic(message.address).counts
         counts.sent += 1
         counts.sent_bytes += len(message.body) + len(message.headers)
         self._topics.deliver(message)
         self._writer.publish(message)
-        copies = self._copies(message)
+        copies = self.places.copies(message)
         if copies or self._listener.deaf:  # then a batch asks whether somebody has bound a queue meanwhile
             operation = Operation(
                 copies,
                 done=done,
                 size=sum(len(copy.body) + MESSAGE_OVERHEAD for copy in copies),
-                renew=partial(self._copies, message),
+                renew=partial(self.places.copies, message),
             )
             self.announce_sends(operation)
             self._writer.add(operation)
         elif done is not None:
             self._loop.call_soon(done, None)
-
-    def _copies(self, message: Message) -> list[Message]:
-        """A topic's message for each of the queues that are bound to the topic."""
-        address = message.address
-        bound = self._bindings.queues_for(address.namespace, address.name)
-        if not bound:
-            return []
-        headers = message.headers
-        if not headers.startswith(b"destination:"):
-            headers = b"destination:%b\n%b" % (escape_header(str(address)), headers)
-        return [
-            Message(queue, message.body, headers, message.persistent, message.priority, message.options)
-            for queue in bound
-        ]
 
     def subscribe(
         self,
@@ -291,21 +263,21 @@ class PostgresEngine:
         subscription = Subscription(address, consumer, credit, priority, selector)
         if address.kind == "topic":
             if not patterns.is_pattern(address.name):
-                self._know_topic(address)
+                self.places.topic(address)
             self._topics.add(subscription)
             if done is not None:
                 self._loop.call_soon(done, None)
         else:
-            queue = self.queue(address)
+            queue = self.places.queue(address)
             queue.add(subscription)
-            self._tell_rank(queue)
+            self.places.tell_rank(queue)
             if queue.reads_ahead:
                 self.handover.freed(queue)
             else:
                 self.handover.recall(queue)
-            self._consumed[address] = queue
+            self.places.consumed[address] = queue
             topic = patterns.virtual_topic_of(address.name)
-            self._await_id(queue, None if topic else done)
+            self.places.await_id(queue, None if topic else done)
             if exclusive:
                 self._writer.add(Operation(exclusives=(queue,)))
             if topic is not None:
@@ -334,13 +306,13 @@ class PostgresEngine:
             if done is not None:
                 self._loop.call_soon(done, None)
             return
-        queue = self.queue(subscription.address)
+        queue = self.places.queue(subscription.address)
         queue.remove(subscription)
         leaves: Sequence[int] = ()
         if queue.subscriptions:
-            self._tell_rank(queue)
+            self.places.tell_rank(queue)
         else:
-            self._consumed.pop(queue.address, None)
+            self.places.consumed.pop(queue.address, None)
             if queue.ranks.heeded and queue.id:
                 queue.part()
                 self._writer.add(Operation(parts=(queue.id,)))
@@ -365,7 +337,7 @@ class PostgresEngine:
         more = credit > subscription.credit
         subscription.credit = credit
         if more:
-            self.handover.freed(self.queue(subscription.address))
+            self.handover.freed(self.places.queue(subscription.address))
             self._writer.wake()
 
     def ack(self, subscription: Subscription, ids: Sequence[MessageId], done: Done | None = None) -> None:
@@ -374,7 +346,7 @@ class PostgresEngine:
         if not _holds(subscription, ids):
             self._unknown_ids(done)
             return
-        queue = self._queues[subscription.address]
+        queue = self.places.queues[subscription.address]
         queue.counts.acked += len(ids)
         self._writer.add(Operation(acks=_acks(queue, held, ids), session=self._keeper.session, done=done))
         self.handover.freed(queue)
@@ -394,7 +366,7 @@ class PostgresEngine:
         if not _holds(subscription, ids):
             self._unknown_ids(done)
             return
-        queue = self.queue(subscription.address)
+        queue = self.places.queue(subscription.address)
         for message_id in ids:
             del subscription.held[message_id]
         first = min(ids, default=MessageId(0))
@@ -412,53 +384,35 @@ class PostgresEngine:
             return
         acks: list[tuple[MessageId, int]] = []
         for subscription, ids in unit.acks:
-            queue = self._queues[subscription.address]
+            queue = self.places.queues[subscription.address]
             queue.counts.acked += len(ids)
             acks.extend(_acks(queue, subscription.held, ids))
             self.handover.freed(queue)
         rejects: list[tuple[MessageId, float, bool]] = []
         for subscription, ids, refusal in unit.nacks:
             rejects.extend(self._let_go(subscription, ids, refusal))
-        sends = self._with_copies(unit.sends)
+        sends = self.places.with_copies(unit.sends)
         for message in unit.sends:
             if message.address.kind == "topic":
-                self._know_topic(message.address)
+                self.places.topic(message.address)
         size = sum(len(message.body) + MESSAGE_OVERHEAD for message in sends)
         session = self._keeper.session if named else 0
-        renew = partial(self._with_copies, unit.sends) if any(m.address.kind == "topic" for m in unit.sends) else None
+        renew = (
+            partial(self.places.with_copies, unit.sends) if any(m.address.kind == "topic" for m in unit.sends) else None
+        )
         operation = Operation(
             sends, acks=acks, rejects=rejects, session=session, done=done, size=size, unit=True, renew=renew
         )
         self.announce_sends(operation)
         self._writer.add(operation)
 
-    def _with_copies(self, messages: Sequence[Message]) -> list[Message]:
-        """A unit's messages, and behind each that goes to a topic the copies for the queues that are bound to that."""
-        return [
-            one
-            for message in messages
-            for one in (message, *(self._copies(message) if message.address.kind == "topic" else ()))
-        ]
-
     def open_reply_queue(self, namespace: str, name: str, done: Done | None = None) -> Address:
         """A queue for replies that ends with this session or with `close_reply_queue`."""
-        address = Address(namespace, "queue", REPLY_PREFIX + name)
-        if address not in self._queues:
-            self._queues[address] = Queue(address, owned=True)
-        self._await_id(self._queues[address], done)
-        return address
+        return self.places.open_reply_queue(namespace, name, done)
 
     def close_reply_queue(self, address: Address) -> None:
         """End a reply queue and what waits in it."""
-        queue = self._queues.pop(address, None)
-        if queue is None or not queue.owned:
-            return
-        self._consumed.pop(address, None)
-        for subscription in queue.subscriptions:
-            subscription.closed = True
-        if queue.id:
-            self._by_id.pop(queue.id, None)
-            self._writer.add(Operation(closes=(queue.id,)))
+        self.places.close_reply_queue(address)
 
     # -- for the writer
 
@@ -468,47 +422,12 @@ class PostgresEngine:
         queues = []
         for message in operation.sends:
             if message.address.kind == "queue":
-                queue = self.queue(message.address)
+                queue = self.places.queue(message.address)
                 queue.unwritten += 1
                 queue.waiting = True
                 queues.append(queue)
                 self.handover.make_way(queue, message.priority)
         operation.unhanded = queues
-
-    def queue(self, address: Address) -> Queue:
-        """The local side of a queue, made when it is named first."""
-        queue = self._queues.get(address)
-        if queue is None:
-            queue = self._queues[address] = Queue(address)
-        return queue
-
-    def forget(self, queue: Queue) -> None:
-        """A queue that need not be remembered, unless somebody here consumes it."""
-        if not queue.subscriptions:
-            self._queues.pop(queue.address, None)
-
-    def unresolved(self) -> list[Queue]:
-        """Queues, reply queues and topics that are to get an id."""
-        return [queue for queue in self._fresh if queue.id is None]
-
-    def resolved(self) -> None:
-        """Ids have come: tell those who waited for them."""
-        for queue in self._fresh:
-            if queue.owned and queue.id and queue.id > 0 and self._queues.get(queue.address) is not queue:
-                self._writer.add(Operation(closes=(queue.id,)))  # closed while it was being opened
-        self._fresh = [queue for queue in self._fresh if queue.id is None]
-        awaiting, self._awaiting = self._awaiting, []
-        for queue, done in awaiting:
-            if queue.id is None:
-                self._awaiting.append((queue, done))
-            elif queue.id == -1:
-                guarded(done, NotFound(f"{queue.address} cannot be in a namespace {queue.address.namespace!r}"))
-            else:
-                self._by_id[queue.id] = queue
-                guarded(done, None)
-        for queue in self._consumed.values():
-            if queue.id:
-                self._by_id[queue.id] = queue
 
     def claimable(self) -> Claimable:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
@@ -523,59 +442,6 @@ class PostgresEngine:
         """Take what others have said until now."""
         self._listener.hear()
 
-    @property
-    def version(self) -> int:
-        """The state of the catalogue that is known."""
-        return self._version
-
-    def known_ids(self) -> list[int]:
-        """The queues whose settings are known."""
-        return [queue.id for queue in self._queues.values() if queue.id and queue.id > 0 and not queue.owned]
-
-    def relearn(self, version: int, described: dict[int, Described], bindings: list[tuple[str, str, str]]) -> None:
-        """The catalogue as it is now. A queue that is gone is made anew if somebody here consumes it."""
-        self._version = version
-        self._bindings.load(bindings)
-        for queue in list(self._queues.values()):
-            if queue.owned or not queue.id or queue.id < 0:
-                continue
-            if queue.id in described:
-                queue.settle(described[queue.id])
-                self._tell_rank(queue)
-                if not queue.reads_ahead:
-                    self.handover.recall(queue)
-                continue
-            self.handover.recall(queue)
-            self._by_id.pop(queue.id, None)
-            queue.id = None
-            queue.active = False
-            queue.part()
-            queue.lower()
-            if queue.subscriptions:
-                self._await_id(queue, None)
-            else:
-                self._queues.pop(queue.address, None)
-
-    @property
-    def consumes(self) -> bool:
-        """Whether anybody here consumes from a queue."""
-        return bool(self._consumed)
-
-    def bound(self, namespace: str, pattern: str, queue: str) -> None:
-        """From now on the queue gets what is sent to these topics."""
-        self._bindings.add(namespace, pattern, queue)
-
-    def unbound(self, namespace: str, queue: str) -> None:
-        """The queue gets nothing from topics any more."""
-        self._bindings.drop(namespace, queue)
-
-    def lower(self, message_id: MessageId) -> list[Queue]:
-        """Something becomes ready from this id on, in any of the queues that are consumed here."""
-        consumed = list(self._consumed.values())
-        for queue in consumed:
-            self.handover.lower(queue, message_id)
-        return consumed
-
     def delayed(self) -> None:
         """A message waits for its time."""
         self._keeper.look_for_due()
@@ -588,11 +454,6 @@ class PostgresEngine:
         """Hand a committed topic message to the subscribers in this process."""
         self._topics.deliver(message)
 
-    def held(self) -> set[MessageId]:
-        """Every message that this process knows to hold."""
-        known = {i for queue in self._consumed.values() for s in queue.subscriptions for i in s.held}
-        return known.union(*(queue.ahead.ids() for queue in self._consumed.values()))
-
     async def session_lost(self, before: SessionId) -> None:
         """Void what is held and open another session, unless that has been done: writer and keeper both notice.
 
@@ -603,47 +464,17 @@ class PostgresEngine:
             return
         logger.warning("session %s is lost; this process goes on as session %s", before, self._keeper.session)
         self.handover.forget_ids()
-        for queue in list(self._consumed.values()):
-            queue.lower()
-            queue.ahead.empty()
-            queue.active = False
-            for subscription in list(queue.subscriptions):
-                subscription.held.clear()
-                guarded(subscription.consumer.lost, subscription)
-        for queue in self._queues.values():
-            queue.part()
-            if queue.owned:
-                queue.id = None
-                self._fresh.append(queue)
+        self.places.void()
         self._writer.wake()
 
     # -- inside
-
-    def _await_id(self, queue: Queue, done: Done | None) -> None:
-        if queue.id is None and queue not in self._fresh:
-            self._fresh.append(queue)
-        if done is not None or queue.id is None:
-            self._awaiting.append((queue, done or _nobody))
-        if queue.id is not None:
-            self._by_id[queue.id] = queue
-            self._loop.call_soon(self.resolved)
-        self._writer.wake()
-
-    def _know_topic(self, address: Address) -> Queue:
-        """A topic's row, for the catalogue; nothing waits for it."""
-        known = self._topic_queues.get(address)
-        if known is None:
-            known = self._topic_queues[address] = Queue(address)
-            self._fresh.append(known)
-            self._writer.wake()
-        return known
 
     def _let_go(
         self, subscription: Subscription, ids: Sequence[MessageId], refusal: Refusal
     ) -> list[tuple[MessageId, float, bool]]:
         for message_id in ids:
             del subscription.held[message_id]
-        queue = self.queue(subscription.address)
+        queue = self.places.queue(subscription.address)
         self.handover.recall(queue)
         queue.counts.failed += len(ids)
         queue.lower(min(ids, default=MessageId(0)))
@@ -655,38 +486,6 @@ class PostgresEngine:
         if done is not None:
             self._loop.call_soon(done, NotFound("the subscription does not hold such a message"))
 
-    def _tell_rank(self, queue: Queue) -> None:
-        """Tell the others if the priorities of the consumers here have changed."""
-        if queue.joined and not queue.owned and queue.ranks.told not in (None, queue.rank()):
-            self._writer.add(Operation(ranks=(queue,)))
-
-    def _renewed(self) -> None:
-        """The lease was renewed: give up what is consumed no longer, and ask again where others may have gone."""
-        parts = []
-        for queue in self._queues.values():
-            if queue.joined and not queue.owned and queue.id and not queue.subscriptions:
-                queue.part()
-                parts.append(queue.id)
-            elif queue.joined and not queue.alone and not self._keeper.peers:
-                queue.joined = False
-                queue.waiting = True
-        if parts:
-            self._writer.add(Operation(parts=parts))
-
-    def _used(self) -> Iterator[tuple[int, Counts]]:
-        """What was counted at queues and topics that have an id."""
-        for queue in self._queues.values():
-            if queue.id and queue.id > 0 and not queue.owned:
-                yield queue.id, queue.counts
-        for address in self._topics.uncounted():
-            self._know_topic(
-                address
-            )  # sent to elsewhere, and subscribed to by a pattern here: counted once it has an id
-        for address, queue in self._topic_queues.items():
-            if queue.id and queue.id > 0:
-                self._topics.count(address, queue.counts)
-                yield queue.id, queue.counts
-
     def _look(self, thoroughly: bool) -> list[tuple[int, int, int]]:
         """Where the keeper is to look; see `Demand.idle_lanes`."""
         if self._listener.deaf:
@@ -694,15 +493,10 @@ class PostgresEngine:
         return self._demand.idle_lanes(thoroughly)
 
     def _details(self) -> dict[str, Any]:
-        consumers = {str(q.id): len(q.subscriptions) for q in self._consumed.values() if q.id}
-        for address, count in self._topics.counts():
-            queue = self._topic_queues.get(address)
-            if queue and queue.id:
-                consumers[str(queue.id)] = count
         told: dict[str, Any] = {"polling": self._listener.deaf}
         if alarming := self._keeper.horizon.alarming:
             told["horizon"] = [one.as_json() for one in alarming]
-        return {**self.details, **told, "consumers": consumers, "serving": self._serving}
+        return {**self.details, **told, "consumers": self.places.consumers(), "serving": self._serving}
 
 
 def new_process_name() -> str:
@@ -723,7 +517,3 @@ def _holds(subscription: Subscription, ids: Sequence[MessageId]) -> bool:
     """Whether it holds each of the messages, and none is named twice."""
     held = subscription.held
     return all(message_id in held for message_id in ids) and (len(ids) < 2 or len(set(ids)) == len(ids))
-
-
-def _nobody(error: Any) -> None:
-    """Nobody waits for this."""

@@ -110,7 +110,7 @@ async def _look(pipeline: Pipeline, name: str, host: Host, doubt: Doubt, waiting
 
 
 def _strays(host: Host, held: pq.abc.PGresult, operations: Iterable[Operation]) -> list[MessageId]:
-    known = host.held()
+    known = host.places.held()
     for operation in operations:
         known.update(operation.named())
     ids = (MessageId(packing.unpack_int(held.get_value(row, 0))) for row in range(held.ntuples))

@@ -229,7 +229,7 @@ class Writer:
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
-        unresolved = [] if self._withheld else self._host.unresolved()
+        unresolved = [] if self._withheld else self._host.places.unresolved()
         unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
         if self._stale:
             self._backlog.put_back(operations)
@@ -249,7 +249,7 @@ class Writer:
             self._idle.clear()
             return
         self._busy = True
-        names = resolving.unknown(operations, unresolved, self._host.queue)
+        names = resolving.unknown(operations, unresolved, self._host.places.queue)
         if names:
             self._resolve([names], operations, [])
         else:
@@ -260,7 +260,7 @@ class Writer:
         are saved by letting them go with the next send or claim."""
         if self._impatient or self._topics or self._stale or not self._backlog.patient:
             return False
-        return not (self._host.wanting() or self._host.unresolved())
+        return not (self._host.wanting() or self._host.places.unresolved())
 
     def _at_leisure(self) -> bool:
         """Whether nothing but senders of a few messages waits for a batch."""
@@ -292,7 +292,7 @@ class Writer:
             for callback in relieved:
                 guarded(callback)
         if following and heavy and not impatient and not self._backlog.isolating:
-            now, later = leftovers.divide(operations, self._host.queue, probe=self._number % PROBE == 0)
+            now, later = leftovers.divide(operations, self._host.places.queue, probe=self._number % PROBE == 0)
             self._backlog.put_back(later)
             return now
         return operations
@@ -301,12 +301,12 @@ class Writer:
         """Get the ids of names, a group at a time; then write. A group that fails is halved until the bad name is
         alone."""
         if not groups:
-            self._host.resolved()
+            self._host.places.resolved()
             self._write(self._possible(operations, resolved))
             for queue in resolved:
                 if queue.id == -1 or (not queue.owned and queue.address.name.startswith(REPLY_PREFIX)):
                     queue.id = None  # asked for again next time: it may come, or go
-                    self._host.forget(queue)
+                    self._host.places.forget(queue)
             return
         assert self._pipeline is not None
         names = groups.pop()
@@ -363,7 +363,7 @@ class Writer:
 
     def _give_back(self, ids: list[MessageId], session: int) -> None:
         """Release messages of whatever queues."""
-        for queue in self._host.lower(min(ids)):
+        for queue in self._host.places.lower(min(ids)):
             self.touch(queue, min(ids))
         self.add(Operation(releases=ids, session=session))
 
@@ -383,16 +383,16 @@ class Writer:
         batch = Batch(
             number=self._number,
             session=self._host.session,
-            version=self._host.version,
+            version=self._host.places.version,
             operations=operations,
             payloads=list(topics.payloads(self._host.session, small)),
             large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
             announce=self._host.peers,
-            draw=self._host.consumes or self._host.peers,
-            low=self._host.consumes and self._host.handover.low,
+            draw=self._host.places.consumes or self._host.peers,
+            low=self._host.places.consumes and self._host.handover.low,
             seen=self._host.handover.seen_id,
         )
-        queues = {m.address: self._host.queue(m.address) for op in operations for m in op.sends}
+        queues = {m.address: self._host.places.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
         steps = batch.steps(queues, self._claimable)
         if not steps:  # what was acked before it was written, and what went to ended reply queues
@@ -452,8 +452,8 @@ class Writer:
                 self.touch(queue, min(left))
         for delivery in batch.left:
             stranded.append(delivery.id)
-            self._host.queue(delivery.address).lower(delivery.id)
-            self.touch(self._host.queue(delivery.address), delivery.id)
+            self._host.places.queue(delivery.address).lower(delivery.id)
+            self.touch(self._host.places.queue(delivery.address), delivery.id)
         if unseen:
             self.give_back(unseen, batch.session)
         if stranded:  # others may have taken what comes behind it: it counts as handed out, to somebody who has gone
@@ -474,9 +474,9 @@ class Writer:
         for operation in operations:
             operation.arrive()
             for binding in operation.binds:
-                self._host.bound(*binding)
+                self._host.places.bound(*binding)
             for namespace, queue in operation.ends:
-                self._host.unbound(namespace, queue)
+                self._host.places.unbound(namespace, queue)
             if operation.unit:
                 for message in operation.sends:
                     if message.address.kind == "topic":
@@ -506,7 +506,7 @@ class Writer:
     def _catalogue(self) -> list[Step]:
         return [
             ("catalogue_version", ()),
-            ("describe", (packing.int4_array(self._host.known_ids()),)),
+            ("describe", (packing.int4_array(self._host.places.known_ids()),)),
             ("bindings", ()),
         ]
 
@@ -529,7 +529,7 @@ class Writer:
         for row in range(bound.ntuples):
             namespace, pattern, name = ((bound.get_value(row, column) or b"").decode() for column in range(3))
             bindings.append((namespace, pattern, name))
-        self._host.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
+        self._host.places.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
         for operation in self._backlog:
             if operation.renew is not None:
                 operation.sends = operation.renew()
