@@ -450,8 +450,8 @@ def test_a_key_that_expires_ends_its_connections_though_nobody_says_so(
     monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1, lambda: None))
     with RunningGateway(conninfo, accounts=True) as gateway:
         shop = Shop(gateway)
-        AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
         client = shop.client()
+        AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
         client.expect_error("access_refused")
         client.expect_end()
 
