@@ -14,7 +14,11 @@ import subprocess
 from collections.abc import Callable, Iterator
 
 import pytest
+from django.apps import AppConfig
 from django.conf import settings
+from django.db import connections
+from django.db.models.signals import post_migrate
+from django.dispatch import receiver
 from hypothesis import settings as hypothesis
 
 from msgweb.database import conninfo_of
@@ -87,6 +91,35 @@ def postgres() -> Iterator[Postgres]:
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(postgres: Postgres) -> None:
     """pytest-django's hook before it makes the test database: the server must be up by then."""
+
+
+_EMPTY_THE_REST = """
+DO $$ DECLARE
+    one    regclass;
+    filled boolean;
+BEGIN
+    FOR one IN
+        SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+          AND (n.nspname = 'msgweb' AND c.relname NOT IN ('catalogue', 'since_crash') OR c.relname = 'jobs_admission')
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', one) INTO filled;
+        IF filled THEN
+            EXECUTE format('DELETE FROM %s', one);
+        END IF;
+    END LOOP;
+END $$
+"""
+
+
+@receiver(post_migrate)
+def _empty_what_flush_leaves(app_config: AppConfig, using: str, **_: object) -> None:
+    """After a test that commits, Django empties the tables of its models and says so by this signal. Those of no model
+    are emptied with them, so that no test finds the rows of another. What `catalogue` and `since_crash` hold is a state
+    of the database."""
+    if app_config.label == "broker":
+        with connections[using].cursor() as cursor:
+            cursor.execute(_EMPTY_THE_REST)
 
 
 @pytest.fixture(scope="session")

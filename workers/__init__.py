@@ -18,7 +18,6 @@
     transport    how a job in a slot reaches the supervisor
     output       what a task prints and logs
     wire         the messages between supervisor and slot
-    limits       what bounds a job's log
     reloading    in development: a worker starts again when the code has changed
 
     models       what people want of workers; `orders` is how they say it

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from apps.jobs.context import LINE_LIMIT, clean
+from apps.jobs.log_limit import LogLimiter
 from workers import wire
-from workers.limits import LogLimiter
 
 OUTPUT_LINE_LIMIT = 64 * 1024  # bytes of raw output that may wait for the end of their line
 CHUNK = 64 * 1024

@@ -15,6 +15,7 @@ from apps.jobs.errors import UnknownJob
 from apps.jobs.models import Event, Job
 from apps.jobs.queries import query
 from apps.jobs.registry import to_json
+from msgweb.errors import MsgwebError
 
 
 def locked(job_id: uuid.UUID) -> Job:
@@ -45,7 +46,7 @@ def finish(
     job: Job,
     outcome: str,
     *,
-    result: Any = None,
+    result: str | None = None,
     error: dict[str, str] | None = None,
     text: str = "",
     again: bool = False,
@@ -55,16 +56,14 @@ def finish(
 
     Args:
         outcome: succeeded, failed, cancelled or expired.
+        result: JSON that can be kept (`registry.to_json`), when it succeeded.
         text: why, for the state event.
         again: after a failure it is tried again, `pause` seconds later, if it has attempts left.
-
-    Raises:
-        ValueError: the result is no JSON that can be kept.
     """
     parameters: dict[str, Any] = {
         "ids": [job.id],
         "outcomes": [outcome],
-        "results": [to_json(result) if outcome == "succeeded" else None],
+        "results": [result if outcome == "succeeded" else None],
         "errors": [to_json(error) if error else None],
         "again": [again],
         "notes": [text or None],
@@ -74,7 +73,12 @@ def finish(
         cursor.execute(query("finish"), parameters)
         job.refresh_from_db()
         if job.reply_to and job.is_final:
-            send_reply(job)
+            try:
+                with transaction.atomic():  # a savepoint: the result matters more than its reply
+                    send_reply(job)
+            except MsgwebError as refusal:
+                line = f"the reply to {job.reply_to} could not be sent: {refusal}"
+                note(job, Event.Kind.LOG, {"level": "error", "text": line})
         cursor.execute(query("follow"), {"ids": [job.id]})
         cursor.execute(query("notify"), {"channel": EVENTS, "ids": [job.id]})
 

@@ -7,20 +7,33 @@ import asyncio
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from django.db import InterfaceError, OperationalError, close_old_connections, connections
 
 from apps.jobs import outside
 from apps.jobs.errors import UnknownJob
+from apps.jobs.log_limit import LogLimiter
 from apps.jobs.submit import submit
-from msgweb.errors import BadArguments, BadMessage, Unavailable
+from apps.jobs.words import Meaning, meaning_of
+from msgweb.errors import BadArguments, BadMessage, MsgwebError, Unavailable
 
 T = TypeVar("T")
 
 THREADS = 4  # each holds a connection to the database
+
+#: As it came: its `job-event`, body, content type, and when it came (Unix time).
+Word = tuple[str, bytes, str | None, float]
+
+
+class InThread(Protocol):
+    """Calls in a thread that has a connection to the database."""
+
+    async def __call__(self, call: Callable[[], T]) -> T: ...
 
 
 class JobsTaskPort:
@@ -70,39 +83,9 @@ class JobsTaskPort:
         )
         return str(job.id)
 
-    async def job_event(
-        self,
-        *,
-        namespace: str,
-        job_id: str,
-        body: bytes,
-        headers: dict[str, str],
-        requested_by: str,
-        attempt: int | None = None,
-        ending: str | None = None,
-    ) -> outside.Heard:
-        """What a worker outside says about its job (`job-event: progress | log | result | error | cancelled`).
-
-        Args:
-            attempt: of which it is said; None: as the header `job-attempt` says, else nobody knows.
-            ending: why the speaker was asked to stop, if it was: `cancelled` or `timeout`.
-
-        Raises:
-            UnknownJob, Conflict, BadMessage: see `apps.jobs.outside.job_event`.
-            Unavailable: the database is away.
-        """
-        job = _uuid(job_id)
-        if job is None:
-            raise UnknownJob(f"there is no job {job_id!r}")
-        content = _content(body, headers.get("content-type"))
-        event = headers.get("job-event", "result")
-        if attempt is None:
-            attempt = _attempt(headers.get("job-attempt"))
-
-        def call() -> outside.Heard:
-            return outside.job_event(namespace, job, event, content, requested_by, attempt=attempt, ending=ending)
-
-        return await self._in_thread(call)
+    def hearing(self, *, namespace: str, job_id: str, requested_by: str) -> "JobHearing":
+        """For what one worker outside says about an attempt at a job."""
+        return JobHearing(self._in_thread, namespace, job_id, requested_by)
 
     def close(self) -> None:
         """End the threads and their connections. Waits for what they are at."""
@@ -127,6 +110,67 @@ class JobsTaskPort:
                 close_old_connections()
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, safely)
+
+
+class JobHearing:
+    """What one worker outside says about an attempt at a job (`apps.stomp.gateway.ports.Hearing`).
+
+    Args:
+        in_thread: calls what needs the database.
+        namespace, job_id: of the job, as the worker named it.
+        said_by: the login of the worker.
+    """
+
+    __slots__ = ("_in_thread", "_job_id", "_limiter", "_namespace", "_said_by")
+
+    def __init__(self, in_thread: InThread, namespace: str, job_id: str, said_by: str) -> None:
+        self._in_thread = in_thread
+        self._namespace = namespace
+        self._job_id = job_id
+        self._said_by = said_by
+        self._limiter: LogLimiter | None = None  # most say no line
+
+    async def hear(
+        self, words: Sequence[Word], *, attempt: int | None = None, ending: str | None = None
+    ) -> list[outside.Heard | MsgwebError]:
+        """Record words, in one transaction, and say what became of each: see `apps.jobs.outside.hear`.
+
+        Raises:
+            UnknownJob: see there.
+            Unavailable: the database is away.
+        """
+        return await self._in_thread(partial(self._hear, words, attempt, ending))
+
+    async def close(self, attempt: int) -> None:
+        """The worker says no more of that attempt, which has not ended: the log is told what was left out of it.
+
+        Raises:
+            UnknownJob, Unavailable: as `hear`.
+        """
+        if self._limiter is not None and self._limiter.left_out:
+            await self._in_thread(partial(self._hear, (), attempt, None, last=True))
+
+    def _hear(
+        self, words: Sequence[Word], attempt: int | None, ending: str | None, last: bool = False
+    ) -> list[outside.Heard | MsgwebError]:
+        job = _uuid(self._job_id)
+        if job is None:
+            raise UnknownJob(f"there is no job {self._job_id[:40]!r}")
+        if self._limiter is None:
+            self._limiter = LogLimiter()
+        said = [_said(*word) for word in words]
+        return outside.hear(
+            self._namespace, job, said, self._said_by, self._limiter, attempt=attempt, ending=ending, last=last
+        )
+
+
+def _said(event: str, body: bytes, content_type: str | None, at: float) -> outside.Said:
+    meaning: Meaning | BadMessage
+    try:
+        meaning = meaning_of(event, _content(body, content_type))
+    except BadMessage as error:
+        meaning = error
+    return outside.Said(datetime.fromtimestamp(at, UTC), event, meaning)
 
 
 def _arguments(body: bytes) -> dict[str, Any]:
@@ -155,14 +199,6 @@ def _content(body: bytes, content_type: str | None) -> Any:
         return body.decode()
     except UnicodeDecodeError as error:
         raise BadMessage("what is said of a job is JSON or text in UTF-8") from error
-
-
-def _attempt(text: str | None) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal()) or len(text) > 9:
-        raise BadMessage(f"job-attempt is the number that came with the job, not {text[:40]!r}")
-    return int(text)
 
 
 def _uuid(text: str | None) -> uuid.UUID | None:

@@ -88,12 +88,9 @@ def test_a_job_is_asked_for_and_done_in_php_and_watched_on_its_page(
     )
     assert asked.wait() == 0, asked.output + done.output
     job = asked.lines[0].split()[1]
-    assert asked.lines[1:] == [
-        " 33% parcel 1",
-        " 66% parcel 2",
-        "100% parcel 3",
-        '{"parcels":["7-1","7-2","7-3"]}',
-    ]
+    *progress, last, result = asked.lines[1:]  # what comes quickly is joined
+    assert progress in ([], [" 33% parcel 1"], [" 66% parcel 2"], [" 33% parcel 1", " 66% parcel 2"])
+    assert (last, result) == ("100% parcel 3", '{"parcels":["7-1","7-2","7-3"]}')
     assert done.wait() == 0
     assert jobs.end(job)["state"] == "succeeded"
     assert jobs.states(job) == ["ready", "running", "succeeded"]

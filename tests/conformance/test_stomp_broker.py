@@ -67,23 +67,20 @@ def test_c7_connected_carries_version_session_server_and_heart_beat(gateway: Run
 
 def test_b3_the_server_beats_while_idle_and_only_when_agreed(gateway: RunningGateway) -> None:
     beating = gateway.connected(heart_beat="0,200")
-    begin = time.monotonic()
     for _ in range(5):
         beating.beat()
-    assert time.monotonic() - begin < 5 * 0.2 + 0.5
     assert gateway.connected().silent(0.5)
 
 
 def test_b4_b5_a_client_that_promised_beats_and_falls_silent_is_told_and_ended(stomp_database: str) -> None:
     with gateway_with(stomp_database) as gateway:
         client = gateway.connected(heart_beat="100,0")
-        begin = time.monotonic()
-        while time.monotonic() - begin < 1:
+        for _ in range(10):
+            beaten = time.monotonic()
             client.write(b"\n")  # any data counts
             assert client.silent(0.1)
-        begin = time.monotonic()
         client.expect_error("heart_beat_missed")
-        assert 4.9 < time.monotonic() - begin < 10  # 100 ms and a tolerance of 5 s
+        assert time.monotonic() - beaten > 5  # 100 ms and a tolerance of 5 s
         client.expect_end()
 
 

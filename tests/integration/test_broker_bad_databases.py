@@ -4,8 +4,9 @@ A clear error, and it goes on by itself when the database does.
 """
 
 import asyncio
+import logging
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import psycopg
@@ -20,6 +21,27 @@ from tests.conformance.engines import DEADLINE, Recorder, done, send
 
 pytestmark = pytest.mark.django_db(transaction=True)
 N = "bad.databases"
+
+Scenario = Callable[[PostgresEngine, Address, psycopg.Connection], Awaitable[None]]
+Play = Callable[[Scenario], None]
+
+
+@pytest.fixture
+def play(conninfo: str) -> Play:
+    """Run a scenario with an engine, a queue that nobody else has, and a connection to make trouble with."""
+    Namespace.objects.get_or_create(name=N)
+    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
+
+    async def run(scenario: Scenario) -> None:
+        engine = PostgresEngine(conninfo)
+        await engine.start()
+        try:
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                await scenario(engine, queue, connection)
+        finally:
+            await engine.close()
+
+    return lambda scenario: asyncio.run(run(scenario))
 
 
 @contextmanager
@@ -84,48 +106,50 @@ def end_connections(connection: psycopg.Connection) -> None:
 
 @pytest.mark.parametrize(("trouble", "refuses"), [(full, True), (read_only, False), (crowded, False)])
 def test_the_engine_says_so_and_goes_on_when_the_database_does(
-    conninfo, trouble: Callable[[psycopg.Connection], object], refuses: bool
+    play: Play,
+    trouble: Callable[[psycopg.Connection], object],
+    refuses: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A database that refuses is reported to the sender at once; one that is away is waited for."""
-    Namespace.objects.get_or_create(name=N)
-    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
 
-    async def work() -> None:
-        engine = PostgresEngine(conninfo)
-        await engine.start()
+    async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
+        told = asyncio.Event()
+
+        def heard(record: logging.LogRecord) -> bool:
+            if "the database is away" in record.getMessage():
+                told.set()
+            return True
+
+        monkeypatch.setattr(logging.getLogger("apps.broker.postgres.recovery"), "filter", heard)
         consumer = Recorder(engine, acks=True)
         engine.subscribe(queue, consumer, 10)
         await send(engine, queue, b"before")
         await consumer.count(1)
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            with trouble(connection):  # type: ignore[attr-defined]
-                other = queue._replace(name=f"{queue.name}-nobody-consumes")
-                during = Message(other, b"during", persistent=True)
-                task = asyncio.ensure_future(done(lambda callback: engine.send(during, callback)))
-                if refuses:
-                    with pytest.raises(Unavailable) as refused:
-                        await task
-                    assert refused.value.code == "unavailable"
-                else:
-                    await asyncio.sleep(0.5)  # nothing can be waited for: nothing happens
-                    assert not task.done()
-            if not refuses:
-                await task
+        with trouble(connection):  # type: ignore[attr-defined]
+            other = queue._replace(name=f"{queue.name}-nobody-consumes")
+            during = Message(other, b"during", persistent=True)
+            task = asyncio.ensure_future(done(lambda callback: engine.send(during, callback)))
+            if refuses:
+                with pytest.raises(Unavailable) as refused:
+                    await task
+                assert refused.value.code == "unavailable"
+            else:
+                async with asyncio.timeout(DEADLINE):
+                    await told.wait()
+                assert not task.done()
+        if not refuses:
+            await task
         await send_until_taken(engine, queue, b"after")
         await consumer.until(lambda: b"after" in consumer.bodies)
-        await engine.close()
 
-    asyncio.run(work())
+    play(scenario)
 
 
-def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(conninfo):
+def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(play: Play) -> None:
     """They make room; and who comes to consume is let in: the database answers."""
-    Namespace.objects.get_or_create(name=N)
-    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
 
-    async def work() -> None:
-        engine = PostgresEngine(conninfo)
-        await engine.start()
+    async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
         await send(engine, queue, *[b"%d" % number for number in range(100)])
         backend = engine._writer.backend_pid
         refusals = asyncio.Queue[MsgwebError]()
@@ -135,7 +159,7 @@ def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(con
                 refusals.put_nowait(error)
                 engine.send(Message(queue, b"during", persistent=True), send_again)
 
-        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection):
+        with full(connection):
             engine.send(Message(queue, b"during", persistent=True), send_again)
             consumer = Recorder(engine, acks=True)
             engine.subscribe(queue, consumer, 3)
@@ -149,24 +173,19 @@ def test_a_full_disk_holds_up_no_consumer_though_senders_try_again_and_again(con
             assert engine._writer.backend_pid == backend
         await consumer.count(101)
         assert consumer.bodies[-1] == b"during"
-        await engine.close()
 
-    asyncio.run(work())
+    play(scenario)
 
 
-def test_acks_go_on_where_claims_have_no_room(conninfo):
+def test_acks_go_on_where_claims_have_no_room(play: Play) -> None:
     """To delete a row needs no room, to mark it as held does."""
-    Namespace.objects.get_or_create(name=N)
-    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
 
-    async def work() -> None:
-        engine = PostgresEngine(conninfo)
-        await engine.start()
+    async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
         consumer = Recorder(engine)
         subscription = engine.subscribe(queue, consumer, 2)
         await send(engine, queue, *[b"%d" % number for number in range(5)])
         await consumer.count(2)
-        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection, "INSERT OR UPDATE"):
+        with full(connection, "INSERT OR UPDATE"):
             await done(lambda callback: engine.ack(subscription, consumer.ids[:1], callback))
             await done(lambda callback: engine.ack(subscription, consumer.ids[1:2], callback))
             [left] = connection.execute(
@@ -177,58 +196,44 @@ def test_acks_go_on_where_claims_have_no_room(conninfo):
             assert len(consumer.bodies) == 2
         await consumer.count(4)
         assert consumer.bodies == [b"0", b"1", b"2", b"3"]
-        await engine.close()
 
-    asyncio.run(work())
+    play(scenario)
 
 
-def test_where_nothing_can_be_written_at_all_acks_wait_and_are_written_once_there_is_room(conninfo):
-    Namespace.objects.get_or_create(name=N)
-    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
-
-    async def work() -> None:
-        engine = PostgresEngine(conninfo)
-        await engine.start()
+def test_where_nothing_can_be_written_at_all_acks_wait_and_are_written_once_there_is_room(play: Play) -> None:
+    async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
         consumer = Recorder(engine)
         subscription = engine.subscribe(queue, consumer, 2)
         await send(engine, queue, b"1", b"2", b"3")
         await consumer.count(2)
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            with full(connection, "INSERT OR UPDATE OR DELETE"):
-                acked = asyncio.ensure_future(done(lambda callback: engine.ack(subscription, consumer.ids, callback)))
-                for _ in range(2):
-                    with pytest.raises(Unavailable):
-                        await send(engine, queue, b"during")
-                assert not acked.done()
-            await acked
+        with full(connection, "INSERT OR UPDATE OR DELETE"):
+            acked = asyncio.ensure_future(done(lambda callback: engine.ack(subscription, consumer.ids, callback)))
+            for _ in range(2):
+                with pytest.raises(Unavailable):
+                    await send(engine, queue, b"during")
+            assert not acked.done()
+        await acked
         await send_until_taken(engine, queue, b"after")
         await consumer.count(4)
         assert consumer.bodies == [b"1", b"2", b"3", b"after"]
-        await engine.close()
 
-    asyncio.run(work())
+    play(scenario)
 
 
-def test_a_unit_that_a_full_disk_refuses_gives_back_what_it_would_have_acked(conninfo):
-    Namespace.objects.get_or_create(name=N)
-    queue = Address(N, "queue", f"q-{uuid.uuid4()}")
-
-    async def work() -> None:
-        engine = PostgresEngine(conninfo)
-        await engine.start()
+def test_a_unit_that_a_full_disk_refuses_gives_back_what_it_would_have_acked(play: Play) -> None:
+    async def scenario(engine: PostgresEngine, queue: Address, connection: psycopg.Connection) -> None:
         consumer = Recorder(engine)
         subscription = engine.subscribe(queue, consumer, 1)
         await send(engine, queue, b"1")
         await consumer.count(1)
-        with psycopg.connect(conninfo, autocommit=True) as connection, full(connection):
+        with full(connection):
             unit = Unit(sends=[Message(queue, b"2", persistent=True)], acks=[(subscription, consumer.ids)])
             with pytest.raises(Unavailable):
                 await done(lambda callback: engine.transact(unit, callback))
             await consumer.count(2)
         assert [(one.body, one.deliveries) for one in consumer.deliveries] == [(b"1", 1), (b"1", 2)]
-        await engine.close()
 
-    asyncio.run(work())
+    play(scenario)
 
 
 async def send_until_taken(engine: PostgresEngine, queue: Address, body: bytes) -> None:

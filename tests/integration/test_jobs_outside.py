@@ -11,55 +11,18 @@ from django.db import connection
 
 from apps.jobs import control
 from apps.jobs.models import Event, Job
-from apps.jobs.stomp_port import JobsTaskPort
+from apps.jobs.stomp_port import JobHearing
 from tests.installation import until
-from tests.outside_workers import FOREVER, QUEUE, Place, ask, become, gateway, port, strict
-from tests.stomp_gateway import OTHER_NAMESPACE, SECONDS, Frame, WireClient
+from tests.outside_workers import FOREVER, QUEUE, Place, Worker, ask, become, gateway, log, port, strict
+from tests.stomp_gateway import OTHER_NAMESPACE, SECONDS, Frame
 
 __all__ = ["gateway", "port", "strict"]  # fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-class Worker:
-    """A consumer of the queue that speaks as any client would, without knowing of attempts."""
-
-    def __init__(
-        self,
-        gateway: Place,
-        version: str = "1.2",
-        ack: str = "client-individual",
-        listens: bool = True,
-        **headers: Any,
-    ) -> None:
-        self.client: WireClient = gateway.connected(version)
-        if listens:
-            self.client.confirmed("SUBSCRIBE", destination="/job/control", id="c")
-        self.client.confirmed("SUBSCRIBE", destination=QUEUE, id="w", ack=ack, **headers)
-        self.version = version
-
-    def next(self) -> Frame:
-        """The next message."""
-        return self.client.expect("MESSAGE")
-
-    def say(self, message: Frame, event: str, body: Any, **headers: Any) -> None:
-        """A word about a job, and its receipt."""
-        data = json.dumps(body).encode()
-        self.client.confirmed(
-            "SEND", data, destination=message["reply-to"], job_event=event, content_type="application/json", **headers
-        )
-
-    def ack(self, message: Frame, verdict: str = "ACK", **headers: Any) -> None:
-        name = {"1.2": "id"}.get(self.version, "message-id")
-        self.client.confirmed(verdict, **{name: message["message-id"]}, subscription="w", **headers)
-
-
 def outcomes(job: Job) -> list[str]:
     return list(job.attempts.order_by("number").values_list("outcome", flat=True))
-
-
-def log(job: Job) -> list[str]:
-    return [event.data["text"] for event in Event.objects.filter(job=job, kind="log")]
 
 
 def left(gateway: Place, count: int = 0) -> None:
@@ -176,16 +139,16 @@ def test_what_it_said_before_it_left_counts(gateway: Place) -> None:
 
 
 def test_what_it_said_counts_though_it_is_heard_when_the_worker_has_gone(
-    gateway: Place, port: JobsTaskPort, monkeypatch: pytest.MonkeyPatch
+    gateway: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = asyncio.Event()
-    hear = port.job_event
+    hear = JobHearing.hear
 
-    async def hear_later(**said: Any) -> Any:
+    async def hear_later(*said: Any, **of: Any) -> Any:
         await gone.wait()
-        return await hear(**said)
+        return await hear(*said, **of)
 
-    monkeypatch.setattr(port, "job_event", hear_later)
+    monkeypatch.setattr(JobHearing, "hear", hear_later)
     worker = Worker(gateway)
     job = ask(gateway)
     message = worker.next()
@@ -201,22 +164,35 @@ def test_what_it_said_counts_though_it_is_heard_when_the_worker_has_gone(
     left(gateway)
 
 
+class Offered:
+    """A job whose attempt is about to begin, for a worker that leaves meanwhile."""
+
+    def __init__(self, gateway: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
+        begin = gateway.desk.begin
+        monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
+        worker = Worker(gateway)
+        self.job = ask(gateway)
+        offer = offers.get(timeout=SECONDS)
+        leave(gateway, worker)
+        monkeypatch.setattr(gateway.desk, "begin", begin)
+
+        async def go_on() -> None:
+            begin(*offer)
+
+        self.begin = lambda: gateway.run(go_on)
+
+
+@pytest.fixture
+def offered(gateway: Place, monkeypatch: pytest.MonkeyPatch) -> Offered:
+    return Offered(gateway, monkeypatch)
+
+
 def test_an_attempt_that_begins_when_its_worker_has_gone_is_taken_up_by_another(
-    gateway: Place, monkeypatch: pytest.MonkeyPatch
+    gateway: Place, offered: Offered
 ) -> None:
-    offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
-    begin = gateway.desk.begin
-    monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
-    worker = Worker(gateway)
-    job = ask(gateway)
-    offer = offers.get(timeout=SECONDS)
-    leave(gateway, worker)
-    monkeypatch.setattr(gateway.desk, "begin", begin)
-
-    async def go_on() -> None:
-        begin(*offer)
-
-    gateway.run(go_on)
+    job = offered.job
+    offered.begin()
     other = Worker(gateway)
     again = other.next()
     assert again["job-id"] == str(job.id)
@@ -226,26 +202,13 @@ def test_an_attempt_that_begins_when_its_worker_has_gone_is_taken_up_by_another(
     left(gateway)
 
 
-def test_when_the_session_is_lost_nothing_is_left_of_a_worker_that_has_gone(
-    gateway: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    offers: queues.SimpleQueue[tuple[Any, ...]] = queues.SimpleQueue()
-    begin = gateway.desk.begin
-    monkeypatch.setattr(gateway.desk, "begin", lambda *offer: offers.put(offer))
-    worker = Worker(gateway)
-    job = ask(gateway)
-    offer = offers.get(timeout=SECONDS)
-    leave(gateway, worker)
+def test_when_the_session_is_lost_nothing_is_left_of_a_worker_that_has_gone(gateway: Place, offered: Offered) -> None:
+    job = offered.job
     assert consumers(gateway) == 1  # the job's message is held until it is known whether the attempt has begun
     with connection.cursor() as cursor:
         cursor.execute("SELECT msgweb.bury_sessions(ARRAY[%s]::integer[])", [gateway.engine.session])
     until(lambda: consumers(gateway) == 0, SECONDS, "the subscription has ended")
-    monkeypatch.setattr(gateway.desk, "begin", begin)
-
-    async def go_on() -> None:
-        begin(*offer)
-
-    gateway.run(go_on)
+    offered.begin()
     other = Worker(gateway)
     again = other.next()
     assert again["job-id"] == str(job.id)

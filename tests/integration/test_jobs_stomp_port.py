@@ -2,18 +2,26 @@
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from apps.accounts.models import Namespace
-from apps.jobs import control, events
+from apps.broker import queue_settings
+from apps.jobs import control, events, outside
+from apps.jobs.log_limit import LogLimiter
 from apps.jobs.models import Event, Job
-from apps.jobs.stomp_port import JobsTaskPort
+from apps.jobs.outside import Heard, Said
+from apps.jobs.stomp_port import JobsTaskPort, Word
 from apps.jobs.submit import submit
-from msgweb.errors import BadArguments, BadMessage, Conflict, NotFound
+from apps.jobs.words import meaning_of
+from msgweb.errors import BadArguments, BadMessage, Conflict, MsgwebError, NotFound
 from tests import sample_tasks
 
 T = TypeVar("T")
@@ -52,19 +60,28 @@ def ask(namespace: str, task: str, body: bytes, reply_to: str | None = None, **h
     )
 
 
-def say(namespace: str, job: Job, event: str, body: Any, **headers: str) -> None:
-    data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-    kind = "text/plain" if isinstance(body, str) else "application/json"
-    through(
-        lambda port: port.job_event(
-            namespace=namespace,
-            job_id=str(job.id),
-            body=data,
-            headers={"job-event": event, "content-type": kind, **headers},
-            requested_by="mw-php",
+def hear(namespace: str, job: Job, *words: Word, attempt: int | None = None) -> list[Heard | MsgwebError]:
+    """Say words about a job; what became of them."""
+    answers = through(
+        lambda port: port.hearing(namespace=namespace, job_id=str(job.id), requested_by="mw-php").hear(
+            words, attempt=attempt
         )
     )
     job.refresh_from_db()
+    return answers
+
+
+def word(event: str, body: Any) -> Word:
+    if isinstance(body, str):
+        return event, body.encode(), "text/plain", time.time()
+    return event, json.dumps(body).encode(), "application/json", time.time()
+
+
+def say(namespace: str, job: Job, event: str, body: Any) -> None:
+    """One word, which must not be refused."""
+    [answer] = hear(namespace, job, word(event, body))
+    if isinstance(answer, MsgwebError):
+        raise answer
 
 
 @pytest.fixture
@@ -204,3 +221,112 @@ def test_later_and_with_an_expiry(namespace: str) -> None:
     assert job.run_at is not None
     assert job.expires_at is not None
     assert (job.expires_at - job.run_at).total_seconds() == 5
+
+
+def events_of(job: Job) -> list[str]:
+    """What is shown of it, without the changes of its state."""
+    return [
+        str(event.data.get("done", event.data["text"])) for event in Event.objects.filter(job=job).exclude(kind="state")
+    ]
+
+
+def replies(namespace: str) -> list[tuple[str, Any]]:
+    """What the asker was sent after the acceptance, in order."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT convert_from(m.headers, 'utf8'), convert_from(m.body, 'utf8') FROM msgweb.message m"
+            " JOIN msgweb.destination d ON d.id = m.destination WHERE d.namespace = %s AND d.name = 'answers'"
+            " ORDER BY m.id",
+            [namespace],
+        )
+        sent = [(head.split("job-event:")[1].split("\n")[0], json.loads(body)) for head, body in cursor.fetchall()]
+    return [(event, body) for event, body in sent if event != "accepted"]
+
+
+def mark(done: int) -> Word:
+    return word("progress", {"done": done, "total": 9})
+
+
+def test_of_progress_the_latest_is_shown_unless_a_line_stands_between(namespace: str, job: Job) -> None:
+    answers = hear(namespace, job, mark(1), mark(2), word("log", "a\nb"), mark(3), mark(4), word("log", ""), mark(5))
+    assert answers == [Heard(True, "running")] * 7
+    assert events_of(job) == ["2", "a", "b", "5"]
+    assert job.progress.done == 5
+    assert replies(namespace) == [("progress", {"done": 5, "total": 9, "text": ""})]
+    hear(namespace, job, mark(6), mark(7), word("result", "done"))
+    assert events_of(job)[-1] == "7"
+    assert replies(namespace)[1:] == [("progress", {"done": 7, "total": 9, "text": ""}), ("result", "done")]
+
+
+def test_many_words_take_as_many_statements_as_two(namespace: str, job: Job, django_assert_num_queries: Any) -> None:
+    def said(count: int) -> list[Said]:
+        now = timezone.now()
+        return [
+            said
+            for number in range(count)
+            for said in (
+                Said(now, "log", meaning_of("log", f"{number}")),
+                Said(now, "progress", meaning_of("progress", {"done": number, "total": count})),
+            )
+        ]
+
+    outside.hear(namespace, job.id, said(1), "mw-php", LogLimiter())  # begins the attempt
+    with CaptureQueriesContext(connection) as few:
+        outside.hear(namespace, job.id, said(1), "mw-php", LogLimiter(), attempt=1)
+    with django_assert_num_queries(len(few)):
+        outside.hear(namespace, job.id, said(500), "mw-php", LogLimiter(), attempt=1)
+    assert len(few) <= 10
+
+
+def test_a_bad_word_is_its_own_error_and_the_others_count(namespace: str, job: Job) -> None:
+    bad = word("progress", "much")
+    nonsense = ("log", b"\xff", None, time.time())
+    answers = hear(
+        namespace, job, bad, mark(1), nonsense, word("dance", ""), word("log", "a"), word("result", "NUL \0")
+    )
+    assert [type(answer) for answer in answers] == [BadMessage, Heard, BadMessage, BadMessage, Heard, BadMessage]
+    assert (events_of(job), job.state, job.attempt) == (["1", "a"], "running", 1)
+    refused, counted = hear(namespace, job, bad, word("result", 1))
+    assert isinstance(refused, BadMessage) and counted == Heard(True, "succeeded")
+    assert hear(namespace, job, bad, nonsense) == [Heard(False, "succeeded")] * 2  # what is late is no ERROR
+
+
+def test_what_follows_the_end_in_the_same_breath_is_dropped(namespace: str, job: Job) -> None:
+    answers = hear(namespace, job, mark(1), word("result", 1), mark(2), word("log", "late"), word("error", "late"))
+    assert [answer.counted for answer in answers if isinstance(answer, Heard)] == [True, True, False, False, False]
+    assert (events_of(job), job.state, job.result) == (["1"], "succeeded", 1)
+
+
+def test_who_may_not_begin_is_told_so_with_each_word(namespace: str) -> None:
+    job = submit(namespace, "samples.by_others_again", {})
+    control.hold(job.id, "the test")
+    answers = hear(namespace, job, mark(1), word("log", "a"), word("result", 1))
+    assert [type(answer) for answer in answers] == [Conflict] * 3
+    assert (job.state, job.attempt) == ("ready", 0)
+
+
+def test_the_end_of_a_lost_attempt_counts_and_what_it_said_before_does_not(namespace: str, job: Job) -> None:
+    hear(namespace, job, mark(1))
+    job.attempts.update(outcome="interrupted", ended_at=timezone.now())
+    Job.objects.filter(id=job.id).update(state="ready")
+    answers = hear(namespace, job, mark(2), word("log", "late"), word("result", 5), attempt=1)
+    assert [answer.counted for answer in answers if isinstance(answer, Heard)] == [False, False, True]
+    assert (events_of(job), job.state, job.result, job.attempt) == (["1"], "succeeded", 5, 2)
+
+
+def test_lines_are_kept_when_they_came(namespace: str, job: Job) -> None:
+    then = 1_700_000_000.5
+    hear(namespace, job, ("log", b"a", "text/plain", then), ("progress", b'{"done": 1, "total": 2}', None, then + 1))
+    events = Event.objects.filter(job=job).exclude(kind="state")
+    assert [event.at.timestamp() for event in events] == [then, then + 1]
+    assert job.progress.updated_at.timestamp() == then + 1
+
+
+def test_where_the_asker_can_be_told_nothing_the_job_goes_on_and_ends(namespace: str, job: Job) -> None:
+    queue_settings.change(namespace, "answers", {"max_length": 1, "overflow": "refuse"})
+    hear(namespace, job, mark(1))
+    hear(namespace, job, mark(2), word("log", "a"), word("result", 5))
+    assert (job.state, job.result) == ("succeeded", 5)
+    *shown, told = events_of(job)
+    assert shown == ["1", "2", "a"] and told.startswith("the reply to answers could not be sent: ")
+    assert replies(namespace) == []

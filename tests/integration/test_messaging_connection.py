@@ -47,6 +47,7 @@ def test_a_lost_receipt_is_reported_as_an_unknown_outcome(server: Server, messag
 
 
 def test_a_late_receipt_is_reported_as_an_unknown_outcome(server: Server, messaging: Messaging) -> None:
+    messaging.send("mails", "x")  # it has connected: only the receipt is late
     server.script = lambda peer, frame: None
     with pytest.raises(OutcomeUnknown):
         messaging.send("mails", "x", timeout=0.3)
@@ -106,7 +107,7 @@ def test_nobody_there_is_said_within_the_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(ConnectionFailed), Messaging("127.0.0.1", port, "a", "b") as messaging:
         messaging.send("mails", "x", timeout=0.5)
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < 8  # and not after the ten seconds that are the default
 
 
 def test_a_silent_server_is_given_up_at_the_deadline(server: Server) -> None:
@@ -146,9 +147,10 @@ def test_a_failed_job_is_raised_with_its_code(server: Server, messaging: Messagi
 
 
 def test_a_reply_that_does_not_come_names_the_job(server: Server, messaging: Messaging) -> None:
+    messaging.send("mails", "x")  # it has connected: only the reply is late
     with pytest.raises(ReplyTimeout) as late:
-        messaging.request("clone", {}, timeout=0.3)
-    [(_, headers, _)] = server.sent("SEND")
+        messaging.request("clone", {}, timeout=1)
+    _, (_, headers, _) = server.sent("SEND")
     assert late.value.job_id == headers["correlation-id"]
 
 

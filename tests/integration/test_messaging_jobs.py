@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from apps.jobs import control
-from apps.jobs.models import Event, Job
 from apps.messaging import JobCancelled, Message, Messaging
-from tests.outside_workers import QUEUE, Place, ask, become, gateway, port, strict
+from tests.outside_workers import QUEUE, Place, ask, become, gateway, log, port, strict
 from tests.stomp_gateway import SECONDS
 
 __all__ = ["gateway", "port", "strict"]  # fixtures
@@ -52,10 +51,6 @@ def until_told(message: Message) -> None:
     while True:
         message.checkpoint()
         threading.Event().wait(0.01)
-
-
-def log(job: Job) -> list[str]:
-    return [event.data["text"] for event in Event.objects.filter(job=job, kind="log")]
 
 
 def test_a_handlers_end_is_its_jobs(gateway: Place, hand: Callable[[Place, Work], Hand]) -> None:

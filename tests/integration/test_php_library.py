@@ -339,3 +339,81 @@ def test_after_a_lost_connection_it_listens_again(server: Server, enter: str) ->
 
 def test_run_ends_when_it_has_been_idle(server: Server, enter: str) -> None:
     assert php(enter + "$messaging->on('work', function () {}); out($messaging->run(null, 0.2));") == 0
+
+
+ANSWERED = """
+$heard = [];
+$answer = function ($to, $body, $headers) use (&$heard) {
+    $heard[] = $headers['job-event'] === 'progress' ? $body['done'] : $headers['job-event'];
+};
+$job = ['job-id' => '7', 'reply-to' => '/job/7'];
+$message = new Message('', $job, $answer, function () { return null; });
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [("$message->log('a line')", "log"), ("$message->reply(1)", "result"), ("$message->fail('no')", "error")],
+)
+def test_progress_in_a_tight_loop_is_joined_and_the_latest_is_told_before_what_follows(end: str, said: str) -> None:
+    heard = php(
+        f"""{ANSWERED}
+        for ($done = 1; $done <= 50000; ++$done) {{ $message->progress($done, 50001); }}
+        {end};
+        out($heard);
+        """
+    )
+    assert heard[:20] == list(range(1, 21))
+    assert heard[-2:] == [50_000, said]
+    assert heard[:-1] == sorted(set(heard[:-1])) and len(heard) < 1_000
+
+
+def test_progress_that_was_not_told_yet_is_told_when_the_handler_ends_and_all_done_at_once() -> None:
+    heard = php(
+        f"""{ANSWERED}
+        for ($done = 1; $done <= 5000; ++$done) {{ $message->progress($done, 5000); }}
+        $all = end($heard);
+        $message->finish(null);
+        $plain = new Message('', ['reply-to' => '/queue/x'], $answer, function () {{ return null; }});
+        for ($done = 1; $done <= 5000; ++$done) {{ $plain->progress($done, 5001); }}
+        $plain->finish(null);
+        out([$all, $heard]);
+        """
+    )
+    assert heard[0] == 5_000
+    assert heard[1][-1] == 5_000 and "result" in heard[1]
+
+
+def test_progress_that_cannot_be_told_keeps_nothing_from_being_said() -> None:
+    heard = php(
+        """
+        $heard = [];
+        $away = false;
+        $answer = function ($to, $body, $headers) use (&$heard, &$away) {
+            if ($away && $headers['job-event'] === 'progress') {
+                throw new Msgweb\\Exception\\ConnectionFailed('nobody answers');
+            }
+            $heard[] = $headers['job-event'];
+        };
+        $message = new Message('', ['job-id' => '7', 'reply-to' => '/job/7'], $answer, function () { return null; });
+        for ($done = 1; $done <= 20; ++$done) { $message->progress($done, 5000); }
+        $away = true;
+        told(function () use ($message) { $message->progress(21, 5000); });
+        $message->reply('done');
+        out($heard);
+        """
+    )
+    assert heard[-1] == "result"
+
+
+def test_where_nobody_waits_for_an_answer_progress_is_refused_each_time() -> None:
+    told = php(
+        """
+        $message = new Message('', [], function () {}, function () { return null; });
+        for ($done = 1; $done <= 30; ++$done) {
+            $told[] = told(function () use ($message, $done) { $message->progress($done, 100); })['code'];
+        }
+        out($told);
+        """
+    )
+    assert told == ["bad_message"] * 30

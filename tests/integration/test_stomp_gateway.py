@@ -1,11 +1,9 @@
 """The gateway beyond the protocol's rules: limits, pressure, loss, drain, the door to jobs, a real client library."""
 
 import asyncio
-import json
 import logging
 import threading
 import time
-import uuid
 from typing import Any
 
 import psycopg
@@ -15,7 +13,6 @@ import stomp
 from apps.broker import selectors
 from apps.stomp.gateway.hoards import Hoards
 from apps.stomp.protocol.parser import Limits
-from msgweb.errors import BadArguments
 from tests.installation import until
 from tests.stomp_gateway import (
     NAMESPACE,
@@ -35,15 +32,16 @@ __all__ = ["gateway", "queue", "stomp_database", "topic"]  # fixtures
 # -- limits and strangers
 
 
-def test_who_does_not_log_in_in_time_is_told_and_ended(stomp_database: str) -> None:
-    with gateway_with(stomp_database, login_seconds=0.3) as gateway:
-        for said in (b"", b"CONN", b"\n"):
-            client = gateway.client()
-            client.write(said)
-            client.expect_error("login_timeout")
-            client.expect_end()
-        client = gateway.connected()
-        assert client.silent(0.5)  # who is in stays in
+def test_who_does_not_log_in_in_time_is_told_and_ended(stomp_database: str, queue: str) -> None:
+    with gateway_with(stomp_database, login_seconds=2) as gateway:
+        inside = gateway.connected()
+        strangers = [gateway.client() for _ in range(3)]
+        for stranger, said in zip(strangers, (b"", b"CONN", b"\n"), strict=True):
+            stranger.write(said)
+        for stranger in strangers:
+            stranger.expect_error("login_timeout")
+            stranger.expect_end()
+        inside.confirmed("SEND", destination=queue)  # who is in stays in
 
 
 def test_a_tls_hello_is_recognised_and_ended(gateway: RunningGateway, caplog: pytest.LogCaptureFixture) -> None:
@@ -304,96 +302,6 @@ def test_one_line_a_connection_without_secrets(gateway: RunningGateway, caplog: 
     assert "reason=disconnected" in line
     assert "login=guest" in line and "sent=1" in line and f"namespace={NAMESPACE}" in line
     assert "secret" not in caplog.text and "a body" not in caplog.text
-
-
-# -- the door to jobs
-
-
-class Desk:
-    """A `TaskPort` that writes down what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.gate = threading.Event()
-        self.gate.set()
-
-    async def submit(self, **asked: Any) -> str:
-        await asyncio.get_running_loop().run_in_executor(None, self.gate.wait, SECONDS)
-        self.asked.append(asked)
-        if asked["body"] == b"wrong":
-            raise BadArguments("the arguments do not fit")
-        if asked["body"] == b"bug":
-            raise ValueError("some secret detail")
-        return str(uuid.uuid4())
-
-    async def job_event(self, **asked: Any) -> None:
-        await asyncio.sleep(0)
-        self.asked.append(asked)
-
-
-def test_a_send_to_a_task_asks_for_a_job_and_is_confirmed_when_that_is_durable(stomp_database: str) -> None:
-    desk = Desk()
-    with RunningGateway(stomp_database, tasks=desk) as gateway:
-        client = gateway.connected()
-        desk.gate.clear()
-        client.send(
-            "SEND", b'{"a": 1}', destination="/task/firebrand.clone", reply_to="/temp-queue/r", receipt=1, x="a\\cb"
-        )
-        client.send("SEND", b"after", destination="/topic/x", receipt=2)
-        assert client.silent(0.2)  # receipts are in order, so the second waits too
-        desk.gate.set()
-        assert [client.expect("RECEIPT")["receipt-id"] for _ in range(2)] == ["1", "2"]
-        [asked] = desk.asked
-        assert asked["namespace"] == NAMESPACE and asked["task"] == "firebrand.clone"
-        assert json.loads(asked["body"]) == {"a": 1}
-        assert asked["reply_to"].startswith("/reply-queue/") and asked["headers"]["reply-to"] == asked["reply_to"]
-        assert asked["headers"]["x"] == "a:b"
-        assert asked["requested_by"] == "guest"
-
-
-def test_a_job_may_be_asked_for_later_and_expire_and_nothing_else_is_ignored(stomp_database: str) -> None:
-    desk = Desk()
-    with RunningGateway(stomp_database, tasks=desk) as gateway:
-        client = gateway.connected()
-        late = {"AMQ_SCHEDULED_DELAY": "5000", "ttl": "9000"}
-        client.confirmed("SEND", b"{}", destination="/task/firebrand.clone", **late)
-        assert (desk.asked[0]["delay"], desk.asked[0]["expires"]) == (5.0, 9.0)
-        client.confirmed("SEND", b"{}", destination="/task/firebrand.clone")
-        assert "delay" not in desk.asked[1]
-    for wish in ({"AMQ_SCHEDULED_CRON": "* * * * *"}, {"JMSXGroupID": "g"}, {"x-deduplication-id": "d"}):
-        with RunningGateway(stomp_database, tasks=desk) as gateway:
-            client = gateway.connected()
-            client.send("SEND", b"{}", destination="/task/firebrand.clone", **wish)
-            assert "its task says how" in client.expect("ERROR")["message"]
-
-
-def test_what_a_foreign_worker_says_about_a_job_arrives_in_order(stomp_database: str) -> None:
-    desk = Desk()
-    with RunningGateway(stomp_database, tasks=desk) as gateway:
-        client = gateway.connected()
-        for number in range(300):  # more than may wait: the socket is not read meanwhile
-            client.send("SEND", b"%d" % number, destination="/job/abc", job_event="progress")
-        client.confirmed("SEND", b"300", destination="/job/abc", job_event="result")
-        assert [asked["body"] for asked in desk.asked] == [b"%d" % number for number in range(301)]
-        assert {asked["job_id"] for asked in desk.asked} == {"abc"}
-        assert desk.asked[-1]["headers"]["job-event"] == "result"
-
-
-@pytest.mark.parametrize(("body", "code"), [(b"wrong", "bad_arguments"), (b"bug", "internal_error")])
-def test_a_refused_request_is_an_error_without_details(stomp_database: str, body: bytes, code: str) -> None:
-    with RunningGateway(stomp_database, tasks=Desk()) as gateway:
-        client = gateway.connected()
-        client.send("SEND", body, destination="/task/x", receipt="r")
-        frame = client.expect_error(code)
-        assert frame["receipt-id"] == "r" and b"secret" not in frame.body
-
-
-def test_jobs_are_not_asked_for_in_transactions(stomp_database: str) -> None:
-    with RunningGateway(stomp_database, tasks=Desk()) as gateway:
-        client = gateway.connected()
-        client.send("BEGIN", transaction="t")
-        client.send("SEND", b"{}", destination="/task/x", transaction="t")
-        client.expect_error("not_supported")
 
 
 # -- a real client library

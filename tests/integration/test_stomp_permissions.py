@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from apps.accounts.actors import acting_as
 from apps.accounts.models import AccessKey, ClientCertificate, Namespace, Permission
 from apps.accounts.permissions import Access, Verb
 from apps.broker import catalogue
+from apps.jobs.outside import Heard
 from apps.stomp.gateway import access_watch
+from apps.stomp.gateway.ports import Word
 from tests.stomp_gateway import SECONDS, RunningGateway, WireClient
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,8 +40,12 @@ class Tasks:
         self.asked.append(task)
         return str(uuid.uuid4())
 
-    async def job_event(self, *, job_id: str, **rest: Any) -> None:
+    def hearing(self, *, job_id: str, **rest: Any) -> "Tasks":
         self.asked.append(job_id)
+        return self
+
+    async def hear(self, words: Sequence[Word], **rest: Any) -> list[Heard]:
+        return [Heard(True, "running")] * len(words)
 
 
 class Shop:
@@ -444,8 +450,8 @@ def test_a_key_that_expires_ends_its_connections_though_nobody_says_so(
     monkeypatch.setattr(access_watch.AccessWatch.__init__, "__defaults__", (0.1, lambda: None))
     with RunningGateway(conninfo, accounts=True) as gateway:
         shop = Shop(gateway)
-        AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
         client = shop.client()
+        AccessKey.objects.update(expires_at=timezone.now() + timedelta(seconds=1))
         client.expect_error("access_refused")
         client.expect_end()
 

@@ -30,6 +30,7 @@ from apps.broker.postgres.names import Ready
 from apps.broker.postgres.news import News
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.places import Places
+from apps.broker.postgres.pooling import refuse_pooled
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.sessions import SessionKeeper
 from apps.broker.postgres.statistics import StatisticsWriter
@@ -105,7 +106,7 @@ class PostgresEngine:
 
         Raises:
             Unavailable: the database does not answer, or its migrations are missing.
-            PooledDatabase: a pooler lends the sessions of the server out for a transaction each.
+            PooledDatabase: a pooler lends sessions of the server out for a transaction each; nothing was left there.
         """
         self._loop = asyncio.get_running_loop()
         self._writer = Writer(self._conninfo, f"msgweb {self._kind} writer {self._process}", self)
@@ -140,13 +141,14 @@ class PostgresEngine:
         )
         self._news: News = News(places.queues, places.consumed, places.by_id, self._writer, self._keeper, self.handover)
         try:
+            await refuse_pooled(self._conninfo, f"msgweb {self._kind} probe {self._process}")
             await self._listener.start()
             await self._keeper.open()
             await self._writer.start()
         except BaseException:
             await self.close()
             raise
-        self._started = self._keeper.serves = True
+        self._started = True
 
     async def close(self) -> None:
         """Finish what was asked for, release what is held, end the session."""

@@ -63,15 +63,24 @@ class Connection(psycopg.AsyncConnection[Any]):
     server_pid = 0
 
 
-async def connect(conninfo: str, name: str) -> Connection:
-    """A connection of the engine's: autocommit, fixed plans, timeouts.
+async def dial(conninfo: str, name: str) -> Connection:
+    """A connection in autocommit whose session of the server is left as it came.
 
     Raises:
         psycopg.Error: the database does not answer.
     """
     given = conninfo_to_dict(conninfo)
     defaults = {key: value for key, value in CLIENT_DEFAULTS.items() if key not in given}
-    connection = await Connection.connect(make_conninfo(conninfo, application_name=name, **defaults), autocommit=True)
+    return await Connection.connect(make_conninfo(conninfo, application_name=name, **defaults), autocommit=True)
+
+
+async def connect(conninfo: str, name: str) -> Connection:
+    """A connection of the engine's: autocommit, fixed plans, timeouts.
+
+    Raises:
+        psycopg.Error: the database does not answer.
+    """
+    connection = await dial(conninfo, name)
     try:
         version = connection.info.server_version
         if version < OLDEST_SERVER:

@@ -95,9 +95,6 @@ class SessionKeeper:
         renewed: called after each renewal of the lease.
         found_ready: is told where something does.
         lost: called when the session was ended by others.
-
-    Attributes:
-        serves: the process has come up, and may hold something.
     """
 
     def __init__(
@@ -135,7 +132,6 @@ class SessionKeeper:
         self._tidied = self._trusted = self._rounded = -_jitter.uniform(0, TIDY)
         self._renewed = 0.0
         self._changed = False
-        self.serves = False
         self.session = SessionId(0)
         self.peers = True
         #: The writer's batch number below which outcomes are of no more interest.
@@ -184,11 +180,7 @@ class SessionKeeper:
         if self._connection and not self._connection.closed:
             try:
                 await self.statistics.write(self._connection, math.inf)
-                # One that has never served holds nothing, and its lock may be with a connection of a pooler's.
-                ending = "SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)"
-                if not self.serves:
-                    ending = "DELETE FROM msgweb.session WHERE id = %s"
-                await self._connection.execute(ending, [self.session])
+                await self._connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4], false)", [self.session])
             except psycopg.Error as error:
                 logger.warning("the session ends by its lease, the database is away: %s", error)
             await self._connection.close()
@@ -211,16 +203,20 @@ class SessionKeeper:
 
     async def _open(self) -> None:
         connection = await self._connect()
+        # The lock before the row: a start that fails in between leaves nothing, and nobody sees the row without it.
         cursor = await connection.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, process, details, expires_at)"
-            " VALUES (%s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s)) RETURNING id",
-            [self._kind, socket.gethostname(), os.getpid(), self._process, self._described(), self._lease],
+            "SELECT id, pg_advisory_lock(%s, id)"
+            " FROM nextval(pg_get_serial_sequence('msgweb.session', 'id')) AS drawn, int4(drawn) AS id",
+            [LOCK_CLASS],
         )
-        row = await cursor.fetchone()
-        assert row is not None
-        await connection.execute("SELECT pg_advisory_lock(%s, %s)", [LOCK_CLASS, row[0]])
+        session, _ = await cursor.fetchone() or (0, None)
+        await connection.execute(
+            "INSERT INTO msgweb.session (id, kind, host, pid, process, details, expires_at) OVERRIDING SYSTEM VALUE"
+            " VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp() + make_interval(secs => %s))",
+            [session, self._kind, socket.gethostname(), os.getpid(), self._process, self._described(), self._lease],
+        )
         await connection.execute("SELECT pg_notify('msgweb_session', '')")
-        self.session = SessionId(row[0])  # last: from here to the voiding of what was held nothing may be awaited
+        self.session = SessionId(session)  # last: from here to the voiding of what was held nothing may be awaited
 
     def _described(self) -> Jsonb:
         return Jsonb({**self._details(), "machine": MACHINE})

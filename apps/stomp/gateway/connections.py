@@ -437,7 +437,7 @@ class ClientConnection(Channel):
             self.at_work
             or self.receipts.waiting
             or (self._acknowledging is not None and self._acknowledging.transactions)
-            or self.sending.errands
+            or self.sending.busy
             or self.holds
             or self._later
             or self.core.kept
@@ -492,6 +492,7 @@ class ClientConnection(Channel):
         if self._receiving is not None:
             self._receiving.release(failed=failed)
         self._written.clear()
+        self.sending.release()
         self.entering.leave()
 
     def _log(self, error: Exception | None) -> None:

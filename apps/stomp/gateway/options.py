@@ -19,7 +19,9 @@ class GatewayOptions:
         auto_credit: unacked messages of an `ack:auto` subscription, which the gateway acks as it writes them.
         subscriptions, transactions: open at once on a connection.
         transaction_frames, transaction_bytes: what one transaction may gather before its COMMIT.
-        errands: requests for jobs that a connection may have under way before its socket is read no more.
+        errands: requests for jobs that a connection may have under way before its socket is read no more; words about
+            one job that are recorded together are one.
+        errand_bytes: what they may take in memory, before the same.
         cancel_grace: seconds between the word to a client that its job is to stop and the job's being taken from it.
         write_buffer: bytes waiting for a client that does not read, before its topics drop and its auto acks stop.
         receipt_buffer: bytes waiting for such a client, before its socket is read no more: only receipts can pile up so
@@ -38,6 +40,7 @@ class GatewayOptions:
     transaction_frames: int = 50_000
     transaction_bytes: int = 64 * 1024 * 1024
     errands: int = 100
+    errand_bytes: int = 1024 * 1024
     cancel_grace: float = 10.0
     write_buffer: int = 1024 * 1024
     receipt_buffer: int = 8 * 1024 * 1024

@@ -8,6 +8,7 @@ more (`job-event:over`).
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,13 +17,15 @@ from uuid import UUID
 
 from apps.broker.engine import Delivery, Done, MessageId, Refusal, Subscription, Unit
 from apps.broker.headers import decode_headers, encode_headers
-from apps.stomp.gateway.ports import Attempt, End, NotBegun, Offer, WorkPort
+from apps.stomp.gateway.ports import Attempt, End, Heard, Hearing, NotBegun, Offer, WorkPort
 from apps.stomp.protocol.encoder import MessageEncoder
 from msgweb.errors import MsgwebError
 
 if TYPE_CHECKING:
     from apps.stomp.gateway.connections import ClientConnection
     from apps.stomp.gateway.subscriptions import ClientSubscription
+
+logger = logging.getLogger(__name__)
 
 MARK = b"reply-to:/job/"  # among the headers of every job's message, and of few others
 AGAIN_SECONDS = 5.0  # before a message comes again whose job could not be begun
@@ -45,6 +48,7 @@ class Assignment:
         ending: why the client was asked to stop, or should be once it has the job.
         concluding: its end is being recorded.
         over: why the job is not the client's any more; its message waits for the client's ACK, if that is to come.
+        hearing: what it has said of it; None: nothing yet.
         grace, deadline: timers.
     """
 
@@ -58,6 +62,7 @@ class Assignment:
     ending: Why | None = None
     concluding: bool = False
     over: Why | None = None
+    hearing: Hearing | None = None
     grace: asyncio.TimerHandle | None = None
     deadline: asyncio.TimerHandle | None = None
 
@@ -227,7 +232,8 @@ class OutsideWork:
             assignment.acked = True
         left = [one for one in ids if one not in self._held]
         if jobs:
-            self._connection.sending.errand(partial(self._fail, jobs, refusal), _ignore if left or not done else done)
+            told = _ignore if left or not done else done
+            self._connection.sending.errands.ask(partial(self._fail, jobs, refusal), told)
         return left
 
     async def _fail(self, assignments: list[Assignment], refusal: Refusal) -> None:
@@ -246,38 +252,39 @@ class OutsideWork:
             (handle, left, refusal) for handle, ids, refusal in unit.nacks if (left := self.nacked(ids, refusal, None))
         ]
 
-    async def say(self, job: str, body: bytes, headers: dict[str, str]) -> None:
-        """A word about a job: SEND to `/job/<id>`. What does not count any more is dropped, and the client told so.
+    # -- what the client says
 
-        Raises:
-            MsgwebError: it cannot be.
-        """
-        connection = self._connection
-        assert connection.tasks is not None
-        named = headers.get("job-attempt")
-        assignment = self._current.get(job)
-        if assignment is not None and named not in (None, str(_number(assignment))):
-            assignment = None
-        if assignment is None and job in self._past and named in (None, self._past[job][0]):
+    def is_past(self, job: str, named: str | None) -> bool:
+        """Whether an attempt, as a word names it, is this client's no more: then the client is told so."""
+        if job in self._past and named in (None, self._past[job][0]):
             self._tell(job, self._past[job][0], "over", self._past[job][1])
-            return
-        if assignment is not None:
-            self._start_deadline(assignment)
-        heard = await connection.tasks.job_event(
-            namespace=connection.namespace,
-            job_id=job,
-            body=body,
-            headers=headers,
-            requested_by=connection.entered.login,
-            attempt=None if assignment is None else _number(assignment),
-            ending=None if assignment is None else assignment.ending,
-        )
+            return True
+        return False
+
+    def spoken_of(self, job: str, named: str | None) -> Assignment | None:
+        """The client says something about a job: the attempt that is meant, if it is at work here."""
+        assignment = self._current.get(job)
+        if assignment is None or named not in (None, str(_number(assignment))):
+            return None
+        self._start_deadline(assignment)
+        return assignment
+
+    def heard(self, job: str, named: str | None, assignment: Assignment | None, heard: Heard) -> None:
+        """What became of it: it was the end of the job, or the job is not the client's any more."""
         if assignment is None:
             if not heard.counted and named is not None:
                 self._tell(job, named, "over", _why(heard.state))
-        elif not assignment.over and not (heard.counted and heard.state == "running"):
+        elif not assignment.over:
             why = _why(heard.state)
             self.end(assignment, "ended" if heard.counted and why == "lost" else why, tell=not heard.counted)
+
+    async def _close_log(self, assignment: Assignment) -> None:
+        """An end comes that the client does not say: what was left out of the log is told before."""
+        if assignment.hearing is not None:
+            try:
+                await assignment.hearing.close(_number(assignment))
+            except MsgwebError as error:
+                logger.warning("job %s: its log lacks a notice: %s", assignment.job, error)
 
     # -- stopping
 
@@ -326,6 +333,7 @@ class OutsideWork:
             return
         assert assignment.attempt is not None
         assignment.concluding = True
+        await self._close_log(assignment)
         state = await self._recorded(assignment.attempt, end)
         if not assignment.over:
             self.end(assignment, why if state is not None else "ended", tell=tell)
@@ -388,8 +396,8 @@ class OutsideWork:
             engine.release(handle, others, done)
         self._closing[subscription] = leaving
         sending = self._connection.sending
-        if sending.errands:  # what it has said of them comes first
-            sending.errand(partial(self._let_all_go, subscription), _ignore)
+        if sending.busy:  # what it has said of them comes first
+            sending.errands.ask(partial(self._let_all_go, subscription), _ignore)
         else:
             self._connection.start_task(self._let_all_go(subscription))
         return True
@@ -400,7 +408,9 @@ class OutsideWork:
             if assignment.over:
                 self._settle(assignment, self._connection.engine.ack)
             elif assignment.attempt is not None and (leaving or not assignment.acked):
-                self._let_go(assignment)
+                await self._close_log(assignment)
+                if self._held.get(assignment.delivery.id) is assignment and not assignment.over:
+                    self._let_go(assignment)
 
     def _let_go(self, assignment: Assignment) -> None:
         """To another worker, at no cost; unless the client was done with it, and said nothing."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from apps.accounts.permissions import EVERYTHING, Access
 from apps.accounts.standings import NO_LIMITS, Identity, KeyLimits
 from apps.stomp.protocol.parser import Heads
+from msgweb.errors import MsgwebError
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +106,45 @@ class TaskPort(Protocol):
             requested_by: the login.
         """
 
-    async def job_event(
-        self,
-        *,
-        namespace: str,
-        job_id: str,
-        body: bytes,
-        headers: dict[str, str],
-        requested_by: str,
-        attempt: int | None = None,
-        ending: str | None = None,
-    ) -> "Heard":
-        """What a foreign worker says about the job that it works on (`job-event: progress | log | result | error |
-        cancelled`).
+    def hearing(self, *, namespace: str, job_id: str, requested_by: str) -> "Hearing":
+        """For what one client says about an attempt at a job; `requested_by` is its login. It costs nothing yet."""
+
+
+class Word(NamedTuple):
+    """What a client says about a job, by one SEND to `/job/<id>`.
+
+    Attributes:
+        event: the header `job-event`: progress, log, result, error or cancelled.
+        at: when it came (Unix time).
+    """
+
+    event: str
+    body: bytes
+    content_type: str | None
+    at: float
+
+
+class Hearing(Protocol):
+    """Records what one client says about an attempt at a job, and keeps what bounds that attempt's log."""
+
+    async def hear(
+        self, words: Sequence[Word], *, attempt: int | None = None, ending: str | None = None
+    ) -> "Sequence[Heard | MsgwebError]":
+        """Record words, in one transaction, and say what became of each; an error is that word's alone.
 
         Args:
-            attempt: of which it is said; None: as the headers say, else nobody knows.
-            ending: why the speaker was asked to stop, if it was: `cancelled` or `timeout`.
+            attempt: of which they are said; None: the client does not know.
+            ending: why the client was asked to stop, if it was: `cancelled` or `timeout`.
+
+        Raises:
+            MsgwebError: none of them was recorded.
+        """
+
+    async def close(self, attempt: int) -> None:
+        """The client says no more of that attempt, whose end is recorded next: the log is told what was left out.
+
+        Raises:
+            MsgwebError: it could not be.
         """
 
 

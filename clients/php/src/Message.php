@@ -29,6 +29,21 @@ final class Message
     /** @var bool JobCancelled was thrown once */
     private $thrown = false;
 
+    /** Progress goes at once so often, and then so many times a second. */
+    private const PROGRESS_BURST = 20, PROGRESS_RATE = 20;
+
+    /** @var array{done: int, total: int, text: string}|null progress that came too quickly and was not told yet */
+    private $untold;
+
+    /** @var array{done: int, total: int, text: string}|null the latest that was told */
+    private $latest;
+
+    /** @var float how often progress may be told at once, since $countedAt */
+    private $allowance = self::PROGRESS_BURST;
+
+    /** @var float when that was so (microtime) */
+    private $countedAt = 0.0;
+
     /**
      * @internal
      * @param array<string, string> $headers
@@ -155,6 +170,7 @@ final class Message
      */
     public function finish(?\Throwable $error): bool
     {
+        $this->tellUntold();
         if (!$this->isJob()) {
             return $error === null;
         }
@@ -178,7 +194,9 @@ final class Message
     }
 
     /**
-     * Tell how far the work is. Best effort.
+     * Tell how far the work is. Best effort, and cheap: after a burst of 20, of what comes quicker than 20 times a
+     * second the latest is kept. It is told by the next progress in its stead, and before anything else that is said of
+     * the work, but not by itself: PHP has no clock that would. What says that all is done goes at once.
      *
      * @throws BadMessage the message has no reply-to
      * @throws JobCancelled as checkpoint(), once: whoever clears up may still speak
@@ -186,7 +204,16 @@ final class Message
     public function progress(int $done, int $total, string $text = ''): void
     {
         $this->checkpointOnce();
-        $this->respond('progress', ['done' => $done, 'total' => $total, 'text' => $text], false);
+        $this->replyTo();
+        $now = microtime(true);
+        $earned = max(0.0, $now - $this->countedAt) * self::PROGRESS_RATE;
+        $this->allowance = min(self::PROGRESS_BURST, $this->allowance + $earned);
+        $this->countedAt = $now;
+        $this->untold = ['done' => $done, 'total' => $total, 'text' => $text];
+        if ($this->allowance >= 1 || ($done === $total && $this->untold !== $this->latest)) {
+            $this->allowance = max(0.0, $this->allowance - 1);
+            $this->tellProgress();
+        }
     }
 
     /**
@@ -208,12 +235,40 @@ final class Message
         }
     }
 
+    private function tellProgress(): void
+    {
+        [$this->latest, $this->untold] = [$this->untold, null];
+        $this->respond('progress', $this->latest, false);
+    }
+
+    /** Progress that was not told yet, before something else is said. Best effort. */
+    private function tellUntold(): void
+    {
+        if ($this->untold !== null) {
+            try {
+                $this->tellProgress();
+            } catch (MessagingException $lost) {
+                // What is said next fails as well, or tells more.
+            }
+        }
+    }
+
+    /** @throws BadMessage the message has none */
+    private function replyTo(): string
+    {
+        $replyTo = (string) $this->header('reply-to');
+        if ($replyTo === '') {
+            throw new BadMessage('the message has no reply-to: nobody waits for an answer');
+        }
+        return $replyTo;
+    }
+
     /** @param mixed $body */
     private function respond(string $event, $body, bool $durable): void
     {
-        $replyTo = $this->header('reply-to');
-        if ($replyTo === null || $replyTo === '') {
-            throw new BadMessage('the message has no reply-to: nobody waits for an answer');
+        $replyTo = $this->replyTo();
+        if ($event !== 'progress') {
+            $this->tellUntold();
         }
         $headers = ['job-event' => $event];
         foreach (['correlation-id', 'job-id', 'job-attempt'] as $name) {

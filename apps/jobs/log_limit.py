@@ -1,4 +1,5 @@
-"""What bounds a job's log, so that a task in a loop costs the database no more than one that speaks now and then."""
+"""What bounds a job's log, so that a task in a loop costs the database no more than one that speaks now and then: one
+of ours, in its slot (`workers.transport`), and a worker outside, in its gateway (`apps.jobs.stomp_port`)."""
 
 import time
 from collections.abc import Callable
@@ -12,6 +13,9 @@ class LogLimiter:
     """Admits the lines of one attempt's log: a bucket of `BURST` lines that refills by `LINES_PER_SECOND`.
 
     Whatever was left out is told by a notice in its place.
+
+    Attributes:
+        left_out: lines that no notice has told of yet.
     """
 
     def __init__(
@@ -28,29 +32,32 @@ class LogLimiter:
         self._in_all = in_all
         self._tokens = float(burst)
         self._filled_at = clock()
-        self._dropped = 0
+        self.left_out = 0
 
-    def admit(self) -> bool:
-        """Whether the next line is kept."""
+    def admit(self, count: int = 1) -> int:
+        """How many of the next `count` lines are kept: the first of them."""
         now = self._clock()
         self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._per_second)
         self._filled_at = now
-        if self._left <= 0 or self._tokens < 1:
-            self._dropped += 1
-            return False
-        self._tokens -= 1
-        self._left -= 1
-        return True
+        kept = min(count, self._left, int(self._tokens))
+        self._tokens -= kept
+        self._left -= kept
+        self.left_out += count - kept
+        return kept
 
-    def notice(self) -> str | None:
-        """What to say of the lines that were left out since the last notice. Ask before a kept line and at the end."""
-        if not self._dropped:
+    def notice(self, count: int | None = None) -> str | None:
+        """What to say of the lines that were left out since the last notice. Ask before a kept line and at the end.
+
+        Args:
+            count: of the first so many of them alone; None: of all.
+        """
+        told = self.left_out if count is None else count
+        if not told:
             return None
         reason = (
             f"a job's log has at most {self._in_all:,} lines"
             if self._left <= 0
             else f"over {self._per_second:g} a second"
         )
-        text = f"… {self._dropped:,} lines left out: {reason}"
-        self._dropped = 0
-        return text
+        self.left_out -= told
+        return f"… {told:,} lines left out: {reason}"

@@ -1,6 +1,6 @@
 """What bounds a job's log."""
 
-from workers.limits import LogLimiter
+from apps.jobs.log_limit import LogLimiter
 
 
 class Clock:
@@ -27,6 +27,18 @@ def test_what_was_left_out_is_told_once() -> None:
         limiter.admit()
     assert limiter.notice() == "… 3 lines left out: over 10 a second"
     assert limiter.notice() is None
+
+
+def test_of_many_lines_at_once_the_first_are_kept_and_those_before_them_told_apart_from_the_rest() -> None:
+    clock = Clock()
+    limiter = LogLimiter(clock, per_second=8, burst=5, in_all=1000)
+    assert limiter.admit(7) == 5
+    clock.now += 0.25
+    before = limiter.left_out
+    assert (before, limiter.admit(100)) == (2, 2)
+    assert limiter.notice(before) == "… 2 lines left out: over 8 a second"
+    assert limiter.notice() == "… 98 lines left out: over 8 a second"
+    assert limiter.notice(limiter.left_out) is None
 
 
 def test_a_log_has_an_end() -> None:
