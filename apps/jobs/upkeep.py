@@ -48,6 +48,19 @@ async def schedules_due(connection: psycopg.AsyncConnection[Any]) -> bool:
     return bool(row and row[0])
 
 
+async def settings_count(connection: psycopg.AsyncConnection[Any]) -> bool:
+    """Whether `schedules.sync_settings` has anything to do: the settings name schedules, or did so once.
+
+    Mostly they do not. Then neither the thread nor a connection of Django's is needed, nor the four megabytes that a
+    process writes to when it first uses Django's models, and shares with those that were forked beside it until then.
+    """
+    if getattr(settings, "MSGWEB_SCHEDULES", None):
+        return True
+    cursor = await connection.execute(query("schedules_of_settings"))
+    row = await cursor.fetchone()
+    return bool(row and row[0])
+
+
 def _with_django(call: Callable[[], object]) -> None:
     close_old_connections()
     try:
@@ -88,7 +101,10 @@ class Upkeep:
             try:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
                 try:
-                    await self._in_thread(schedules.sync_settings)
+                    async with asyncio.timeout(ANSWER_SECONDS):
+                        configured = await settings_count(connection)
+                    if configured:
+                        await self._in_thread(schedules.sync_settings)
                     prune_at = thorough_at = 0.0
                     while True:
                         async with asyncio.timeout(ANSWER_SECONDS):

@@ -1,17 +1,19 @@
 """Jobs at times: each due time once, whoever looks; what was missed; pause, resume, run now."""
 
+import asyncio
 import threading
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection, transaction
 
 from apps.accounts.models import Namespace
 from apps.broker.repeats import BadSchedule
-from apps.jobs import schedules, testing
+from apps.jobs import schedules, testing, upkeep
 from apps.jobs.errors import UnknownSchedule, UnknownTask
 from apps.jobs.models import Job, Schedule
 from msgweb.errors import BadArguments, BadMessage
@@ -227,6 +229,26 @@ def test_the_settings_schedules_come_and_go_with_them(namespace: str, settings: 
     settings.MSGWEB_SCHEDULES = {"two": every(namespace)}
     schedules.sync_settings()
     assert set(Schedule.objects.values_list("name", flat=True)) == {"by-hand", "two"}
+
+
+def test_a_worker_looks_at_the_settings_schedules_only_if_there_are_or_were_some(
+    namespace: str, settings: Any, conninfo: str
+) -> None:
+    async def count() -> bool:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as opened:
+            return await upkeep.settings_count(opened)
+
+    settings.MSGWEB_SCHEDULES = {}
+    assert not asyncio.run(count())
+    schedules.put("of the console", every(namespace))
+    assert not asyncio.run(count())
+    settings.MSGWEB_SCHEDULES = {"one": every(namespace)}
+    assert asyncio.run(count())
+    schedules.sync_settings()
+    settings.MSGWEB_SCHEDULES = {}
+    assert asyncio.run(count())  # those are to go
+    schedules.sync_settings()
+    assert not asyncio.run(count())
 
 
 def test_time_passes_for_schedules_too(namespace: str) -> None:

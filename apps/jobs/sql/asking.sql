@@ -60,6 +60,10 @@ SELECT msgweb.complete_batches(%(ids)s::uuid[])
 -- Whether the time of a schedule has come.
 SELECT EXISTS (SELECT FROM jobs_schedule WHERE NOT paused AND next_at <= clock_timestamp())
 
+-- name: schedules_of_settings
+-- Whether there are schedules that the settings named, now or once.
+SELECT EXISTS (SELECT FROM jobs_schedule WHERE source = 'settings')
+
 -- name: newest_of_namespace
 -- The newest jobs of a namespace, or those older than one. Task by task, each the newest: the index that begins with the
 -- namespace goes on with the task, and that of time would lead past all younger jobs of other namespaces.
