@@ -38,10 +38,9 @@ class Admissions:
         self._unsettled: dict[tuple[int, int], list[Run]] = {}  # what was admitted, by session and number
         self._claimed: dict[Start, Started] = {}  # what the latest claim admitted, and has not begun
         self._quick: Callable[[], Sequence[str]] = tuple
-        self._asked: tuple[int, list[tuple[int, int]]] = (
-            0,
-            [],
-        )  # with the claim under way: its number, what it settles
+        self._asked: dict[int, SessionId] = {}  # with claims that have not answered: the numbers, in order
+        self._settling: set[tuple[int, int]] = set()  # by a statement here that is under way
+        self._settling_along: set[tuple[int, int]] = set()  # by claims that have not answered, or failed
         self._waiting: list[tuple[Start, Begun]] = []
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -71,25 +70,38 @@ class Admissions:
     def companion(self, quick: Callable[[], Sequence[str]]) -> Companion:
         """What admits along with claims. `quick` says of which tasks."""
         self._quick = quick
-        return Companion(CLAIMED, CLAIMED_NAMES, self._ask_along)
+        return Companion(CLAIMED, CLAIMED_NAMES, self._ask_along, self._forget_claimed)
 
-    def begin(self, start: Start, begun: Begun) -> None:
-        """Admit an attempt, or have the ledger record that it begins. Calls back at once if it was admitted with its
-        claim."""
+    def begin(self, start: Start, begun: Begun, *, short: bool) -> None:
+        """Admit an attempt if it is to be a short one, or have the ledger record that it begins. Calls back at once if it
+        was admitted with its claim."""
         admitted = self._claimed.pop(start, None)
         if admitted is not None:
             begun(admitted)
-            return
-        self._waiting.append((start, begun))
-        self._work.set()
+        elif short:
+            self._waiting.append((start, begun))
+            self._work.set()
+        else:
+            self._ledger.begin(start, begun)
+
+    def give_back(self, start: Start) -> None:
+        """A message goes back whose attempt has not begun. If it was admitted with its claim, that is undone at once:
+        should this worker be killed, it was not at that job."""
+        admitted = self._claimed.pop(start, None)
+        if admitted is not None:
+            self._ledger.abandon(admitted.run)
+            self._work.set()
 
     def _ask_along(self, session: SessionId) -> Asking | None:
-        tasks = self._quick()
         self._forget_claimed()
+        tasks = self._quick()
         if not tasks:
             return None
-        settled = [key for key in self._settled() if key[0] == session]
+        # What a statement on the other connection removes is left to it: two that remove the same would wait for each other.
+        settled = [key for key in self._settled() if key[0] == session and key not in self._settling]
+        self._settling_along.update(settled)
         self._number += 1
+        self._asked[self._number] = session
         parameters = claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])
         return parameters, partial(self._admitted, session, self._number, settled)
 
@@ -100,8 +112,15 @@ class Admissions:
         settled: Sequence[tuple[int, int]],
         rows: Sequence[Sequence[bytes | None]],
     ) -> None:
+        while self._asked and (earlier := next(iter(self._asked))) <= number:
+            # Claims answer in their order. One that did not failed, or its answer was lost and its messages went back: what
+            # it admitted, if so, has not begun.
+            asked_by = self._asked.pop(earlier)
+            if earlier < number:
+                self._unsettled[asked_by, earlier] = []
         for key in settled:
             self._unsettled.pop(key, None)
+            self._settling_along.discard(key)
         runs = []
         for start, answer in claimed_rows(session, rows):
             if answer is not None:
@@ -125,7 +144,10 @@ class Admissions:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             if self._waiting:
                 self._work.set()
-            settled = self._settled()
+            settled = [key for key in self._settled() if key not in self._settling_along]
+            if not (batch or settled):
+                continue
+            self._settling.update(settled)
             self._number += 1
             number = self._number
             try:
@@ -141,6 +163,8 @@ class Admissions:
                 log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
                 admitted = {}
                 await self._disconnect()
+            finally:
+                self._settling.clear()
             for place, (start, begun) in enumerate(batch):
                 answer = admitted.get(place)
                 if answer is None:

@@ -196,11 +196,7 @@ class Dispatch:
                 assert claim.job is not None
                 # What was delivered before, and may have killed its worker, is on record first: deaths are counted.
                 short = claim.expected <= QUICK and not claim.alone and claim.delivery.deliveries <= 1
-                begin = self._admissions.begin if short else self._ledger.begin
-                begin(
-                    Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
-                    partial(self._begun, claim),
-                )
+                self._admissions.begin(_start(claim, claim.job), partial(self._begun, claim), short=short)
         for slot in self._posted:
             slot.send()
         self._posted.clear()
@@ -263,6 +259,8 @@ class Dispatch:
 
     def _refuse(self, claim: Claim) -> None:
         """Its message goes back."""
+        if claim.run is None and claim.job is not None:
+            self._admissions.give_back(_start(claim, claim.job))
         self._forget(claim)
         if not claim.lost:
             self._releases.setdefault(claim.subscription, []).append(claim.delivery.id)
@@ -531,6 +529,10 @@ class Dispatch:
             pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
             finish = Finish(run, "failed", error=error, pause=pause)  # its first death is followed at once
         self._finish(claim, finish)
+
+
+def _start(claim: Claim, job: UUID) -> Start:
+    return Start(job, claim.delivery.deliveries, int(claim.session), claim.ticket)
 
 
 def _named(headers: dict[str, str]) -> tuple[UUID | None, int]:

@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -10,6 +11,7 @@ from django.db import connection
 from psycopg import pq
 
 from apps.accounts.models import Namespace
+from apps.jobs import control
 from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, claimed_parameters, claimed_rows
 from apps.jobs.asking import Ask
 from apps.jobs.models import Job
@@ -61,20 +63,21 @@ class Claimer:
         commit: bool = True,
     ) -> dict[Start, Started | None]:
         with psycopg.connect(self._conninfo) as opened:
-            opened.execute("SELECT 1")
-            found = self._ask(opened, namespace, tasks, number, settled)
+            rows = self.rows(opened, namespace, tasks, number, settled)
             if not commit:
                 opened.rollback()
-        return found
+        return dict(claimed_rows(self._session, rows))
 
-    def _ask(
+    def rows(
         self,
-        opened: "psycopg.Connection[object]",
+        opened: "psycopg.Connection[tuple[object, ...]]",
         namespace: str,
-        tasks: Sequence[str],
-        number: int,
-        settled: Sequence[int],
-    ) -> dict[Start, Started | None]:
+        tasks: Sequence[str] = TASKS,
+        number: int = 1,
+        settled: Sequence[int] = (),
+    ) -> list[list[bytes | None]]:
+        """What is said of the claimed messages, in a transaction that is left open."""
+        opened.execute("SELECT 1")
         names = {name: f"${place}" for place, name in enumerate(("session", *CLAIMED_NAMES), 1)}
         parts = re.sub(r"%\((\w+)\)s", lambda found: names[found[1]], CLAIMED)
         statement = f"WITH taken AS ({CLAIM}), {parts} SELECT along.* FROM along".encode()
@@ -85,8 +88,7 @@ class Claimer:
         ]
         result = opened.pgconn.exec_params(statement, parameters, param_formats=[1] * len(parameters), result_format=1)
         assert result.status == pq.ExecStatus.TUPLES_OK, result.error_message
-        rows = [[result.get_value(row, at) for at in range(result.nfields)] for row in range(result.ntuples)]
-        return dict(claimed_rows(self._session, rows))
+        return [[result.get_value(row, at) for at in range(result.nfields)] for row in range(result.ntuples)]
 
 
 @pytest.fixture
@@ -156,6 +158,48 @@ def test_headers_that_name_no_job_are_no_error(claimer: Claimer, namespace: str,
             [headers.replace(b"%(id)s", str(job.id).encode()), namespace],
         )
     assert claimer.claim(namespace) == {}
+
+
+def test_two_messages_of_a_job_in_one_claim_are_two_rows(conninfo: str, claimer: Claimer, namespace: str) -> None:
+    job, other = (submit(namespace, "samples.nothing", {}) for _ in range(2))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE msgweb.message SET headers = convert_to(replace(convert_from(headers, 'UTF8'), %s, %s), 'UTF8')"
+            " WHERE destination IN (SELECT id FROM msgweb.destination WHERE namespace = %s)",
+            [str(other.id), str(job.id), namespace],
+        )
+    with psycopg.connect(conninfo) as opened:
+        rows = claimer.rows(opened, namespace)
+    assert len({row[0] for row in rows}) == len(rows) == 2
+    assert {row[1] for row in rows} == {job.id.bytes}
+
+
+def test_who_cancels_while_the_claim_is_under_way_waits_and_asks_the_worker(
+    conninfo: str, claimer: Claimer, namespace: str
+) -> None:
+    job = submit(namespace, "samples.nothing", {})
+
+    def cancel() -> None:
+        try:
+            control.cancel(job.id, "the test")
+        finally:
+            connection.close()
+
+    waiting = "SELECT FROM pg_locks WHERE NOT granted AND %s = ANY (pg_blocking_pids(pid))"
+    with (
+        ThreadPoolExecutor(1) as threads,
+        psycopg.connect(conninfo) as opened,
+        psycopg.connect(conninfo, autocommit=True) as watching,
+    ):
+        assert len(claimer.rows(opened, namespace)) == 1
+        cancelling = threads.submit(cancel)
+        while not watching.execute(waiting, [opened.info.backend_pid]).fetchall():
+            assert not cancelling.done()
+        opened.commit()
+        cancelling.result()
+    job.refresh_from_db()
+    assert (job.state, job.attempt) == ("ready", 0)
+    assert job.cancel_requested_at is not None
 
 
 def test_what_is_settled_goes_along(claimer: Claimer, namespace: str) -> None:

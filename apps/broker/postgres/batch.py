@@ -1,5 +1,6 @@
 """A batch: the operations that one transaction carries, as statements to run and results to spread."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from functools import partial
 
 from psycopg import pq
 
-from apps.broker.engine import Address, Companion, Delivery, Message, MessageId, Options, SessionId
+from apps.broker.engine import Address, Asking, Companion, Delivery, Message, MessageId, Options, SessionId
 from apps.broker.postgres import packing
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import Ready
@@ -15,6 +16,8 @@ from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Oper
 from apps.broker.postgres.pipeline import Step
 from apps.broker.postgres.queues import LANES, NOTHING, Queue
 from apps.broker.postgres.scans import Scan
+
+logger = logging.getLogger(__name__)
 
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
@@ -349,7 +352,7 @@ class Batch:
         queue.claiming = True
         queue.heard = NOTHING
         begun = time.monotonic()
-        along = self.companion.ask(SessionId(self.session)) if self.companion and not queue.grouped else None
+        along = self._ask(queue)
 
         def claimed(result: pq.abc.PGresult) -> None:
             if along is not None:
@@ -369,6 +372,18 @@ class Batch:
             floors = packing.int8_array(queue.floors.start(begun))
             name, more = ("claim", ()) if along is None else ("claim_along", along[0])
             self._step(name, identifier, packing.int4(limit), session, _LANES, floors, *more, reader=claimed)
+
+    def _ask(self, queue: Queue) -> Asking | None:
+        """What goes along with this claim."""
+        if self.companion is None:
+            return None
+        try:
+            if not queue.grouped:
+                return self.companion.ask(SessionId(self.session))
+            self.companion.without()
+        except Exception:  # the claim comes first
+            logger.exception("what goes along with claims failed")
+        return None
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares

@@ -47,7 +47,7 @@ given AS MATERIALIZED (
     FROM taken c CROSS JOIN LATERAL (SELECT encode(c.headers, 'escape') AS lines OFFSET 0) h
     WHERE c.deliveries = 1 AND (SELECT count(*) FROM taken) <= 50
 ), fresh AS MATERIALIZED (
-    SELECT j.id, j.ticket, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+    SELECT g.message, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
     FROM given g JOIN jobs_job j ON j.id = g.job
     WHERE j.task = ANY (string_to_array(%(tasks)s::text, E'\n'))
       AND j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= 1
@@ -63,7 +63,7 @@ given AS MATERIALIZED (
     WHERE a.session = %(session)s AND a.number = ANY (string_to_array(%(settled)s::text, ',')::int8[])
 ), along AS (
     SELECT g.message AS id, g.job, g.ticket, f.attempt::int4, f.task, f.namespace, f.arguments, f.failures::int4
-    FROM given g LEFT JOIN fresh f ON f.id = g.job AND f.ticket = g.ticket WHERE g.job IS NOT NULL
+    FROM given g LEFT JOIN fresh f ON f.message = g.message WHERE g.job IS NOT NULL
 )
 
 -- name: settle_admissions
