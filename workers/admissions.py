@@ -73,8 +73,8 @@ class Admissions:
         return Companion(CLAIMED, CLAIMED_NAMES, self._ask_along, self._forget_claimed)
 
     def begin(self, start: Start, begun: Begun, *, short: bool) -> None:
-        """Admit an attempt if it is to be a short one, or have the ledger record that it begins. Calls back at once if it
-        was admitted with its claim."""
+        """Admit an attempt if it is to be a short one, or have the ledger record that it begins. Calls back at once if
+        it was admitted with its claim."""
         admitted = self._claimed.pop(start, None)
         if admitted is not None:
             begun(admitted)
@@ -97,7 +97,7 @@ class Admissions:
         tasks = self._quick()
         if not tasks:
             return None
-        # What a statement on the other connection removes is left to it: two that remove the same would wait for each other.
+        # What a statement on the other connection removes is left to it: two that did would wait for each other.
         settled = [key for key in self._settled() if key[0] == session and key not in self._settling]
         self._settling_along.update(settled)
         self._number += 1
@@ -113,8 +113,8 @@ class Admissions:
         rows: Sequence[Sequence[bytes | None]],
     ) -> None:
         while self._asked and (earlier := next(iter(self._asked))) <= number:
-            # Claims answer in their order. One that did not failed, or its answer was lost and its messages went back: what
-            # it admitted, if so, has not begun.
+            # Claims answer in their order. One that did not failed, or its answer was lost and its messages went
+            # back: what it admitted, if so, has not begun.
             asked_by = self._asked.pop(earlier)
             if earlier < number:
                 self._unsettled[asked_by, earlier] = []

@@ -232,9 +232,9 @@ class Companion:
     of its own. It must wait for no lock and raise no error, for the claim would wait or fail with it.
 
     Attributes:
-        parts: of a WITH clause of the engine's database, the last of them named `along`: at most one row for each claimed
-            message, if there is something to say of it, that message's id first. They read `taken` (id, deliveries, headers),
-            the claimed messages; `%(session)s` is the session.
+        parts: of a WITH clause of the engine's database, the last of them named `along`: at most one row for each
+            claimed message, if there is something to say of it, that message's id first. They read `taken` (id,
+            deliveries, headers), the claimed messages; `%(session)s` is the session.
         names: of the parameters, as `%(name)s` in the text, in their order.
         ask: called before each claim that it can go along with, with the session; None: nothing is asked with this one.
             Of what is claimed some may be delivered later, or go back undelivered and be claimed, and told of, again.
