@@ -204,7 +204,7 @@ def test_a_running_job_is_shown_as_it_is_and_with_a_stream_for_the_rest(admin: C
 
 
 def test_a_job_that_has_ended_needs_no_stream(admin: Client, job: Job) -> None:
-    finish(run(job), "succeeded", result={"sum": 1234})
+    finish(run(job), "succeeded", result='{"sum": 1234}')
     page = text(admin, f"/jobs/{job.id}/")
     assert "data-stream" not in page
     assert "http-equiv" not in page
@@ -229,7 +229,7 @@ def test_a_long_log_is_shown_from_its_end(admin: Client, job: Job, monkeypatch: 
 
 
 def test_the_details_are_refreshed_alone(admin: Client, job: Job) -> None:
-    finish(run(job), "succeeded", result={"sum": 1234})
+    finish(run(job), "succeeded", result='{"sum": 1234}')
     part = text(admin, f"/jobs/{job.id}/", HX_Request="true")
     assert "<html" not in part
     assert "1234" in part
@@ -331,7 +331,7 @@ def test_the_person_who_waits_needs_no_log_in_and_sees_no_inside(client: Client,
 
 
 def test_the_status_page_says_how_it_ended(client: Client, job: Job) -> None:
-    finish(run(job), "succeeded", result={"product_rows": 41235})
+    finish(run(job), "succeeded", result='{"product_rows": 41235}')
     page = text(client, status_path(job.id))
     assert "Done" in page
     assert "Product rows" in page

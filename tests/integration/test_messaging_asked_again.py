@@ -49,7 +49,7 @@ def test_the_reply_goes_to_who_asked_last(namespace: None) -> None:
     ask(job_id, "/queue/first")
     ask(job_id, "/queue/second")
     with transaction.atomic():
-        finish(locked(job_id), "succeeded", result={"rows": 7})
+        finish(locked(job_id), "succeeded", result='{"rows": 7}')
     assert received("first") == []
     assert received("second") == [("result", {"rows": 7})]
     assert Job.objects.count() == 1
