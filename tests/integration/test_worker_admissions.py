@@ -139,10 +139,10 @@ def test_what_a_claim_admitted_whose_answer_was_lost_begins_once_by_the_ledger_a
 
     def lose(self: Writer, batch: Batch, outcome: Outcome) -> None:
         """The first claim that brings something is committed, and the connection breaks before its answer comes."""
-        if not lost and batch.claims and isinstance(outcome, list):
-            if any(result.nfields > 8 and result.ntuples for result in outcome):
-                lost.extend(traced(conninfo))
-                outcome = ConnectionLost("the answer is lost")
+        claimed = batch.claims and isinstance(outcome, list) and any(r.nfields > 8 and r.ntuples for r in outcome)
+        if claimed and not lost:
+            lost.extend(traced(conninfo))
+            outcome = ConnectionLost("the answer is lost")
         written(self, batch, outcome)
 
     monkeypatch.setattr(Writer, "_written", lose)
