@@ -99,7 +99,7 @@ class Admissions:
             return None
         # What a statement on the other connection removes is left to it: two that did would wait for each other.
         settled = [key for key in self._settled() if key[0] == session and key not in self._settling]
-        self._settling_along.update(settled)
+        self._settling_along = set(settled)
         self._number += 1
         self._asked[self._number] = session
         parameters = claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])

@@ -131,6 +131,40 @@ def test_a_task_that_is_not_named_a_limited_job_and_one_that_was_cancelled_are_a
     assert traces() == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"held_at": "2026-01-01T00:00:00Z"},
+        {"limits": {"key": "k", "limit": 1}},
+        {"timeout": 5.0},
+        {"on_death": "fail"},
+        {"on_death": "retry", "attempt": 1},
+        {"deaths": 1},
+        {"delivery": 2},
+        {"ticket": 7},
+        {"state": "running", "attempt": 1},
+        {"state": "cancelled"},
+    ],
+    ids=str,
+)
+def test_what_a_start_would_decide_is_left_to_it(
+    claimer: Claimer, namespace: str, session: int, change: dict[str, object]
+) -> None:
+    job, plain = (submit(namespace, "samples.nothing", {}) for _ in range(2))
+    Job.objects.filter(id=job.id).update(**change)
+    found = claimer.claim(namespace)
+    assert found.pop(start_of(job, session)) is None
+    assert [answer.run for answer in found.values() if answer is not None] == [Run(plain.id, 1, session)]
+    assert traces() == [(1, [plain.id], [1])]
+
+
+def test_of_a_large_claim_nothing_is_said(claimer: Claimer, namespace: str) -> None:
+    for _ in range(51):
+        submit(namespace, "samples.nothing", {})
+    assert claimer.claim(namespace) == {}
+    assert traces() == []
+
+
 def test_a_message_that_comes_again_is_none_of_them(claimer: Claimer, namespace: str) -> None:
     submit(namespace, "samples.nothing", {})
     claimer.claim(namespace, tasks=["samples.other"])
