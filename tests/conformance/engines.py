@@ -93,6 +93,8 @@ async def abandon(engine: PostgresEngine, conninfo: str) -> None:
     if engine._writer._pipeline is not None:
         engine._writer._pipeline.close()
     await engine._listener.close()
+    async with engine._keeper._connection.lock:
+        pass  # else statistics that are being written, which no cancel reaches, watch the next connection's descriptor
     await engine._keeper._connection.close()
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await connection.execute("SELECT msgweb.bury_sessions(ARRAY[%s::int4])", [session])
