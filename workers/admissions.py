@@ -1,18 +1,23 @@
 """Admits the attempts at short jobs: their start is recorded later, mostly along with their end.
 
-On a connection of its own, so that a job that may begin waits for no commit. What cannot be admitted so is for the
-ledger, which decides and records it.
+Mostly in the transaction of the claim that brought their messages, where the engine can do that: so the claim and the
+row that says what may begin are one commit and one round trip. What is not admitted there (its task was not known to be
+a short one yet, say) is on a connection of its own, so that it waits for no other commit. What cannot be admitted so
+either is for the ledger, which decides and records it.
 """
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.admission import Admission
-from apps.jobs.recorder import Run, Start
+from apps.broker.engine import Asking, Companion, SessionId
+from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, Admission, claimed_parameters, claimed_rows
+from apps.jobs.recorder import Run, Start, Started
 from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
 
 log = logging.getLogger(__name__)
@@ -31,6 +36,11 @@ class Admissions:
         self._pid = pid
         self._number = 0  # of the latest batch
         self._unsettled: dict[tuple[int, int], list[Run]] = {}  # what was admitted, by session and number
+        self._claimed: dict[Start, Started] = {}  # what the latest claim admitted, and has not begun
+        self._quick: Callable[[], Sequence[str]] = tuple
+        self._asked: dict[int, SessionId] = {}  # with claims that have not answered: the numbers, in order
+        self._settling: set[tuple[int, int]] = set()  # by a statement here that is under way
+        self._settling_along: set[tuple[int, int]] = set()  # by claims that have not answered, or failed
         self._waiting: list[tuple[Start, Begun]] = []
         self._work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -47,16 +57,85 @@ class Admissions:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
-        if self._admission is not None and (settled := self._settled()):
+        self._forget_claimed()
+        if settled := self._settled():
             with suppress(psycopg.Error, TimeoutError):  # then they are removed when this session is dead
                 async with asyncio.timeout(CLOSE_SECONDS):
+                    if self._admission is None:
+                        await self._connect()
+                    assert self._admission is not None
                     await self._admission.admit((), 0, settled)
         await self._disconnect()
 
-    def begin(self, start: Start, begun: Begun) -> None:
-        """Admit an attempt, or have the ledger record that it begins."""
-        self._waiting.append((start, begun))
-        self._work.set()
+    def companion(self, quick: Callable[[], Sequence[str]]) -> Companion:
+        """What admits along with claims. `quick` says of which tasks."""
+        self._quick = quick
+        return Companion(CLAIMED, CLAIMED_NAMES, self._ask_along, self._forget_claimed)
+
+    def begin(self, start: Start, begun: Begun, *, short: bool) -> None:
+        """Admit an attempt if it is to be a short one, or have the ledger record that it begins. Calls back at once if
+        it was admitted with its claim."""
+        admitted = self._claimed.pop(start, None)
+        if admitted is not None:
+            begun(admitted)
+        elif short:
+            self._waiting.append((start, begun))
+            self._work.set()
+        else:
+            self._ledger.begin(start, begun)
+
+    def give_back(self, start: Start) -> None:
+        """A message goes back whose attempt has not begun. If it was admitted with its claim, that is undone at once:
+        should this worker be killed, it was not at that job."""
+        admitted = self._claimed.pop(start, None)
+        if admitted is not None:
+            self._ledger.abandon(admitted.run)
+            self._work.set()
+
+    def _ask_along(self, session: SessionId) -> Asking | None:
+        self._forget_claimed()
+        tasks = self._quick()
+        if not tasks:
+            return None
+        # What a statement on the other connection removes is left to it: two that did would wait for each other.
+        settled = [key for key in self._settled() if key[0] == session and key not in self._settling]
+        self._settling_along = set(settled)
+        self._number += 1
+        self._asked[self._number] = session
+        parameters = claimed_parameters(tasks, self._number, self._host, self._pid, [number for _, number in settled])
+        return parameters, partial(self._admitted, session, self._number, settled)
+
+    def _admitted(
+        self,
+        session: SessionId,
+        number: int,
+        settled: Sequence[tuple[int, int]],
+        rows: Sequence[Sequence[bytes | None]],
+    ) -> None:
+        while self._asked and (earlier := next(iter(self._asked))) <= number:
+            # Claims answer in their order. One that did not failed, or its answer was lost and its messages went
+            # back: what it admitted, if so, has not begun.
+            asked_by = self._asked.pop(earlier)
+            if earlier < number:
+                self._unsettled[asked_by, earlier] = []
+        for key in settled:
+            self._unsettled.pop(key, None)
+            self._settling_along.discard(key)
+        runs = []
+        for start, answer in claimed_rows(session, rows):
+            if answer is not None:
+                self._claimed[start] = answer
+                self._ledger.defer(answer.run, start)
+                runs.append(answer.run)
+        if runs:
+            self._unsettled[session, number] = runs
+
+    def _forget_claimed(self) -> None:
+        """Forget what was admitted with an earlier claim and not asked for: its message may have gone back before
+        anybody here saw it, and come again. What still comes is asked about anew."""
+        for answer in self._claimed.values():
+            self._ledger.abandon(answer.run)
+        self._claimed.clear()
 
     async def _serve(self) -> None:
         while True:
@@ -65,28 +144,34 @@ class Admissions:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             if self._waiting:
                 self._work.set()
-            settled = self._settled()
+            settled = [key for key in self._settled() if key not in self._settling_along]
+            if not (batch or settled):
+                continue
+            self._settling.update(settled)
             self._number += 1
+            number = self._number
             try:
                 async with asyncio.timeout(WRITE_SECONDS):
                     if self._admission is None:
                         await self._connect()
                     assert self._admission is not None
-                    admitted = await self._admission.admit([start for start, _ in batch], self._number, settled)
+                    admitted = await self._admission.admit([start for start, _ in batch], number, settled)
                 for done in settled:
-                    del self._unsettled[done]
+                    self._unsettled.pop(done, None)
             except (psycopg.Error, TimeoutError) as error:
                 # The ledger has a connection of its own, and waits until the database is back.
                 log.debug("nothing can be admitted: %s", str(error).strip() or "no answer")
                 admitted = {}
                 await self._disconnect()
+            finally:
+                self._settling.clear()
             for place, (start, begun) in enumerate(batch):
                 answer = admitted.get(place)
                 if answer is None:
                     self._ledger.begin(start, begun)
                 else:
                     self._ledger.defer(answer.run, start)
-                    self._unsettled.setdefault((start.worker, self._number), []).append(answer.run)
+                    self._unsettled.setdefault((start.worker, number), []).append(answer.run)
                     begun(answer)
 
     def _settled(self) -> list[tuple[int, int]]:

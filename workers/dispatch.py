@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 5.0  # before a message comes again whose job's start or end could not be recorded
 RECORD_SECONDS = 0.1  # after which the start of a job is recorded that was deferred, since it seemed to be a quick one
 TICK_SECONDS = 0.05  # between two looks for what is held up
+FEW = 20  # jobs at work, up to which more are admitted with their claim
+SHORT_TASKS = 200  # that are named with each claim, the latest to become so
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
 
@@ -152,6 +154,13 @@ class Dispatch:
         if not claim.lost:
             log.warning("job %s is lost to another worker: %s", claim.job, how)
 
+    def short_tasks(self) -> list[str]:
+        """Those whose jobs are admitted with the claims: they begin without a start on record, for it would decide
+        nothing. None while there is much at hand: then nobody waits for the admission, and it costs less by itself."""
+        if len(self._at_work) > FEW:
+            return []
+        return [task for task in self._durations.quick()[-SHORT_TASKS:] if not _is_alone(task)]
+
     def serve(self, names: list[str]) -> None:
         """These namespaces there are."""
         if self.stopping:
@@ -187,11 +196,7 @@ class Dispatch:
                 assert claim.job is not None
                 # What was delivered before, and may have killed its worker, is on record first: deaths are counted.
                 short = claim.expected <= QUICK and not claim.alone and claim.delivery.deliveries <= 1
-                begin = self._admissions.begin if short else self._ledger.begin
-                begin(
-                    Start(claim.job, claim.delivery.deliveries, int(claim.session), claim.ticket),
-                    partial(self._begun, claim),
-                )
+                self._admissions.begin(_start(claim, claim.job), partial(self._begun, claim), short=short)
         for slot in self._posted:
             slot.send()
         self._posted.clear()
@@ -254,6 +259,8 @@ class Dispatch:
 
     def _refuse(self, claim: Claim) -> None:
         """Its message goes back."""
+        if claim.run is None and claim.job is not None:
+            self._admissions.give_back(_start(claim, claim.job))
         self._forget(claim)
         if not claim.lost:
             self._releases.setdefault(claim.subscription, []).append(claim.delivery.id)
@@ -522,6 +529,10 @@ class Dispatch:
             pause = registry.pause_after(claim.frame.task, claim.frame.failures + 1)
             finish = Finish(run, "failed", error=error, pause=pause)  # its first death is followed at once
         self._finish(claim, finish)
+
+
+def _start(claim: Claim, job: UUID) -> Start:
+    return Start(job, claim.delivery.deliveries, int(claim.session), claim.ticket)
 
 
 def _named(headers: dict[str, str]) -> tuple[UUID | None, int]:

@@ -17,6 +17,7 @@ class Durations:
 
     def __init__(self) -> None:
         self._by_task: dict[str, float] = {}
+        self._quick: dict[str, None] = {}
         self.typical = math.inf
 
     def expect(self, task: str) -> float:
@@ -27,8 +28,17 @@ class Durations:
         """A job took so long."""
         if len(self._by_task) >= LIMIT and task not in self._by_task:
             self._by_task.clear()
-        self._by_task[task] = _moved(self._by_task.get(task, math.inf), seconds)
+            self._quick.clear()
+        average = self._by_task[task] = _moved(self._by_task.get(task, math.inf), seconds)
+        if average > QUICK:
+            self._quick.pop(task, None)
+        elif task not in self._quick:
+            self._quick[task] = None
         self.typical = _moved(self.typical, seconds)
+
+    def quick(self) -> list[str]:
+        """The tasks whose jobs are likely to be over within QUICK seconds."""
+        return list(self._quick)
 
     def ahead(self) -> int:
         """How many jobs a slot may have beyond those that it is at."""

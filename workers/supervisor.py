@@ -45,6 +45,8 @@ class Supervisor:
         self._ledger = Ledger(conninfo, host, pid, lambda jobs: self._dispatch.cancel(jobs))
         self._admissions = Admissions(conninfo, self._ledger, host, pid)
         self._dispatch = Dispatch(engine, self._ledger, self._admissions, options, forks, self._spawn)
+        if "companions" in engine.capabilities:
+            engine.accompany(self._admissions.companion(self._dispatch.short_tasks))
         self._control = Control(
             conninfo,
             self._dispatch.running,

@@ -221,6 +221,33 @@ class Unit:
     nacks: list[tuple[Subscription, list[MessageId], "Refusal"]] = field(default_factory=list)
 
 
+#: What a companion asks with one claim: its parameters, binary, and who is called with the rows, before any of what was
+#: claimed is delivered.
+Asking = tuple[Sequence[bytes], Callable[[Sequence[Sequence[bytes | None]]], None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A part of the statement that claims: what it writes takes effect with the claim, for no round trip and no commit
+    of its own. It must wait for no lock and raise no error, for the claim would wait or fail with it.
+
+    Attributes:
+        parts: of a WITH clause of the engine's database, the last of them named `along`: at most one row for each
+            claimed message, if there is something to say of it, that message's id first. They read `taken` (id,
+            deliveries, headers), the claimed messages; `%(session)s` is the session.
+        names: of the parameters, as `%(name)s` in the text, in their order.
+        ask: called before each claim that it can go along with, with the session; None: nothing is asked with this one.
+            Of what is claimed some may be delivered later, or go back undelivered and be claimed, and told of, again.
+            Nobody is called with the rows of a claim that failed, or whose answer was lost: it may have taken effect.
+        without: called before each other claim (of a queue that holds messages of groups).
+    """
+
+    parts: str
+    names: Sequence[str]
+    ask: Callable[[SessionId], Asking | None]
+    without: Callable[[], None] = lambda: None
+
+
 class Engine(Protocol):
     """A broker.
 
@@ -258,6 +285,10 @@ class Engine(Protocol):
 
     def when_relieved(self, callback: Callable[[], None]) -> None:
         """Call back once, when no longer congested (soon, if it is not congested now)."""
+
+    def accompany(self, companion: Companion) -> None:
+        """Run a statement along with each claim from now on. Before `start`; of an engine that is capable of
+        `companions`."""
 
     async def start(self) -> None:
         """Connect, open a session, listen.

@@ -6,10 +6,12 @@ gets the messages then recovers them from there; so a second beginning is a seco
 
 from collections.abc import Sequence
 from itertools import groupby
+from uuid import UUID
 
 from psycopg import AsyncConnection
 
 from apps.jobs.pipelined import Pipelined, Row, Step
+from apps.jobs.queries import query
 from apps.jobs.recorder import Run, Start, Started, number_array, uuid_array
 
 
@@ -69,3 +71,42 @@ class Admission:
                 run = Run(starts[place].job, attempt + 1, session)
                 admitted[place] = Started(run, task, namespace, arguments, failures, None, deferred=True)
         return admitted
+
+
+#: Admits what a claim brings, as a part of the claim (`apps.broker.engine.Companion`): the text, and its parameters.
+CLAIMED = query("admit_claimed")
+CLAIMED_NAMES = ("tasks", "number", "host", "pid", "settled")
+
+
+def claimed_parameters(
+    tasks: Sequence[str], number: int, host: str, pid: int, settled: Sequence[int]
+) -> Sequence[bytes]:
+    """The parameters of `CLAIMED`, binary.
+
+    Args:
+        tasks: of these alone.
+        number: of this batch, as for `Admission.admit`.
+        settled: earlier batches of the same session.
+    """
+    return (
+        "\n".join(tasks).encode(),
+        number.to_bytes(8, "big"),
+        host.encode(),
+        pid.to_bytes(4, "big"),
+        ",".join(map(str, settled)).encode(),
+    )
+
+
+def claimed_rows(session: int, rows: Sequence[Sequence[bytes | None]]) -> list[tuple[Start, Started | None]]:
+    """What the rows of `CLAIMED` say: the starts, and their answers; None: not admitted."""
+    answers: list[tuple[Start, Started | None]] = []
+    for row in rows:
+        _, job, ticket, attempt, task, namespace, arguments, failures = (value or b"" for value in row)
+        start = Start(UUID(bytes=job), 1, session, int.from_bytes(ticket, "big"))
+        answer = None
+        if task:
+            run = Run(start.job, int.from_bytes(attempt, "big") + 1, session)
+            texts = task.decode(), namespace.decode(), arguments.decode()
+            answer = Started(run, *texts, int.from_bytes(failures, "big"), None, deferred=True)
+        answers.append((start, answer))
+    return answers

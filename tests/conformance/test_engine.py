@@ -394,11 +394,16 @@ def test_a_process_that_froze_within_a_transaction_holds_nothing_up(play, connin
         ):
             cursor = await setting.execute(
                 "INSERT INTO msgweb.session (kind, host, pid, process, seen_at, expires_at)"
-                " VALUES ('gateway', 'h', 1, 'frozen', now() - interval '2 ms', now() - interval '1 ms') RETURNING id"
+                " VALUES ('gateway', 'h', 1, 'frozen', now(), now() + interval '1 hour') RETURNING id"
             )
             [session] = await cursor.fetchone() or []
             await setting.execute("UPDATE msgweb.message SET session = %s, deliveries = 1", [session])
             await connection.execute("SELECT pg_advisory_xact_lock_shared(1297568601, %s)", [session])
+            await setting.execute(
+                "UPDATE msgweb.session SET seen_at = now() - interval '2 ms', expires_at = now() - interval '1 ms'"
+                " WHERE id = %s",
+                [session],
+            )
             consumer = Recorder(engine)
             engine.subscribe(queue, consumer, 10)
             await consumer.count(1)

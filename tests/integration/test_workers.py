@@ -554,6 +554,23 @@ def test_a_quick_job_with_steps_is_on_record_before_the_first(jobs: Jobs) -> Non
         assert jobs.states(job) == ["ready", "running", "succeeded"]
 
 
+def test_a_quick_job_is_admitted_by_the_claim_that_brings_it(jobs: Jobs) -> None:
+    jobs.query(
+        "CREATE TABLE seen (with_claim boolean);"
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " INSERT INTO seen SELECT EXISTS (SELECT FROM msgweb.message"
+        " WHERE session = NEW.session AND xmin::text = pg_current_xact_id()::text); RETURN NULL; END $$;"
+        "CREATE TRIGGER see AFTER INSERT ON jobs_admission FOR EACH ROW EXECUTE FUNCTION see()"
+    )
+    start(jobs)
+
+    def is_admitted_so() -> bool:
+        assert jobs.end(jobs.ask("samples.mostly_quick"))["state"] == "succeeded"
+        return jobs.query("SELECT count(*) > 0 FROM seen WHERE with_claim") == [(True,)]
+
+    jobs.until(is_admitted_so, "one is, once they seem to be quick")
+
+
 def test_a_quick_job_that_takes_longer_shows_as_running(jobs: Jobs) -> None:
     start(jobs)
     for _ in range(3):

@@ -1,5 +1,6 @@
 """A batch: the operations that one transaction carries, as statements to run and results to spread."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,16 +8,20 @@ from functools import partial
 
 from psycopg import pq
 
-from apps.broker.engine import Address, Delivery, Message, MessageId, Options
+from apps.broker.engine import Address, Asking, Companion, Delivery, Message, MessageId, Options, SessionId
 from apps.broker.postgres import packing
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import Ready
 from apps.broker.postgres.operations import PERSISTENT, SPECIAL, TRANSIENT, Operation
 from apps.broker.postgres.pipeline import Step
 from apps.broker.postgres.queues import LANES, NOTHING, Queue
 from apps.broker.postgres.scans import Scan
 
+logger = logging.getLogger(__name__)
+
 WAKE_LIMIT = 220  # queues a notification: 35 bytes each at the most, and a notification holds 7,999
 SCAN_LIMIT = 500  # messages that a selector looks at in one batch
+CLAIM_COLUMNS = 8  # then comes a group, or what a companion says, which has more columns than one
 _LANES = packing.int2_array(LANES)
 _NO_OPTIONS = Options()
 
@@ -44,6 +49,7 @@ class Batch:
         draw: whether this process hands messages over, and so needs ids that come after what the batch writes; low: it
             needs some at any rate.
         seen: an id that was drawn before: whatever is inserted now comes after it.
+        companion: what goes along with its claims.
         touched: destinations in which something may become ready for others.
         full: the operations whose message its queue did not take.
         contended: it takes locks that others may hold for long; it waits for them briefly.
@@ -63,6 +69,7 @@ class Batch:
     draw: bool
     low: bool
     seen: int = 0
+    companion: Companion | None = None
     touched: set[Queue] = field(default_factory=set)
     claims: list[tuple[Queue, int]] = field(default_factory=list)
     scans: list[tuple[Queue, Scan]] = field(default_factory=list)
@@ -345,8 +352,11 @@ class Batch:
         queue.claiming = True
         queue.heard = NOTHING
         begun = time.monotonic()
+        along = self._ask(queue)
 
         def claimed(result: pq.abc.PGresult) -> None:
+            if along is not None:
+                guarded(along[1], _along(result))
             queue.looked_at = begun
             queue.spare = result.ntuples < limit
             if result.ntuples >= limit:
@@ -360,7 +370,20 @@ class Batch:
             self._step("claim_groups", identifier, packing.int4(limit), session, reader=claimed)
         else:
             floors = packing.int8_array(queue.floors.start(begun))
-            self._step("claim", identifier, packing.int4(limit), session, _LANES, floors, reader=claimed)
+            name, more = ("claim", ()) if along is None else ("claim_along", along[0])
+            self._step(name, identifier, packing.int4(limit), session, _LANES, floors, *more, reader=claimed)
+
+    def _ask(self, queue: Queue) -> Asking | None:
+        """What goes along with this claim."""
+        if self.companion is None:
+            return None
+        try:
+            if not queue.grouped:
+                return self.companion.ask(SessionId(self.session))
+            self.companion.without()
+        except Exception:  # the claim comes first
+            logger.exception("what goes along with claims failed")
+        return None
 
     def _join(self, queue: Queue, session: bytes) -> None:
         shares = queue.shares
@@ -502,6 +525,13 @@ def _repeats(message: Message) -> bool:
     return message.options is not None and message.options.repeat is not None
 
 
+def _along(result: pq.abc.PGresult) -> list[list[bytes | None]]:
+    """What a companion says of the claimed messages."""
+    columns = range(CLAIM_COLUMNS, result.nfields)
+    rows = ([result.get_value(row, column) for column in columns] for row in range(result.ntuples))
+    return [row for row in rows if row[0] is not None]
+
+
 def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[Delivery]:
     value = result.get_value
     deliveries = []
@@ -518,7 +548,7 @@ def _claimed(queue: Queue, result: pq.abc.PGresult, raise_floors: bool) -> list[
                 value(row, 5) or b"",
                 value(row, 2) == b"\x01",
                 packing.unpack_int(value(row, 3)),
-                (value(row, 8) or b"").decode() or None if result.nfields > 8 else None,
+                (value(row, 8) or b"").decode() or None if result.nfields == CLAIM_COLUMNS + 1 else None,
                 lane,
                 value(row, 6) == b"\x01",
                 place,

@@ -11,6 +11,7 @@ from apps.broker import patterns
 from apps.broker.engine import (
     AGAIN,
     Address,
+    Companion,
     Consumer,
     Done,
     Message,
@@ -58,6 +59,7 @@ class PostgresEngine:
 
     capabilities: frozenset[str] = frozenset(
         {
+            "companions",
             "consumer-priority",
             "dead-letters",
             "deduplication",
@@ -98,8 +100,13 @@ class PostgresEngine:
         self._horizon_seconds = horizon_seconds
         self._started = False
         self._serving = False
+        self.companion: Companion | None = None
 
     # -- life
+
+    def accompany(self, companion: Companion) -> None:
+        """Run a statement along with each claim. Before `start`."""
+        self.companion = companion
 
     async def start(self) -> None:
         """Connect, open a session, listen.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from apps.broker.engine import Message, SessionId
+from apps.broker.engine import Companion, Message, SessionId
 from apps.broker.postgres.batch import Claimable
 from apps.broker.postgres.handover import Handover
 from apps.broker.postgres.names import Ready
@@ -16,6 +16,7 @@ class Host(Protocol):
 
     handover: Handover
     places: Places
+    companion: Companion | None
 
     @property
     def session(self) -> SessionId: ...

@@ -22,7 +22,7 @@ from apps.broker.postgres.pipeline import (
     Step,
     first_line,
 )
-from apps.broker.postgres.sql import QUERIES
+from apps.broker.postgres.sql import statements
 from msgweb.errors import Unavailable
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ async def reconnect(conninfo: str, name: str, host: Host, doubt: Doubt, waiting:
     pause = RETRY_FIRST
     while True:
         try:
-            pipeline = await Pipeline.connect(conninfo, QUERIES, name)
+            pipeline = await Pipeline.connect(conninfo, statements(host.companion), name)
             try:
                 return await _look(pipeline, name, host, doubt, waiting)
             except BaseException:

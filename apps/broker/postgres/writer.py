@@ -36,7 +36,7 @@ from apps.broker.postgres.pipeline import (
 from apps.broker.postgres.pressure import Pressure
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.recovery import RETRY_LAST, Doubt, ask, reconnect
-from apps.broker.postgres.sql import QUERIES
+from apps.broker.postgres.sql import statements
 from msgweb.errors import BadMessage, MsgwebError, NotFound, PooledDatabase, SessionLost, Unavailable
 
 logger = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Writer:
             Unavailable: the database does not answer.
         """
         try:
-            pipeline = await Pipeline.connect(self._conninfo, QUERIES, self._name)
+            pipeline = await Pipeline.connect(self._conninfo, statements(self._host.companion), self._name)
             try:
                 await ask(pipeline, [("after_crash", ())])
                 catalogue = await ask(pipeline, self._catalogue())
@@ -391,6 +391,7 @@ class Writer:
             draw=self._host.places.consumes or self._host.peers,
             low=self._host.places.consumes and self._host.handover.low,
             seen=self._host.handover.seen_id,
+            companion=self._host.companion,
         )
         queues = {m.address: self._host.places.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()

@@ -33,6 +33,39 @@ WITH fresh AS MATERIALIZED (
 )
 SELECT position, attempt, task, namespace, arguments, failures FROM fresh
 
+-- name: admit_claimed
+-- `admit_fresh`, of the messages that a claim takes, and `settle_admissions`, of this session's batches: no statement, but
+-- parts of the claim's (`apps.broker.engine.Companion`). So it waits for nothing, and headers that name no job are no error.
+--   session int; tasks text (a line each): of these alone. number bigint, host text, pid int: who asks, as there.
+--   settled text (numbers, commas between them)
+-- Returns of each message that was never delivered before and names a job: id, job, ticket; and, if it may begin, attempts
+-- before, task, namespace, arguments, failures, else nulls. Of a claim of more than 50 nothing: the joins are nested loops.
+given AS MATERIALIZED (
+    SELECT c.id AS message,
+        substring(h.lines FROM '(?n)^job-id:([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$')::uuid AS job,
+        coalesce(substring(h.lines FROM '(?n)^job-ticket:([0-9]{1,9})$')::int, 0) AS ticket
+    FROM taken c CROSS JOIN LATERAL (SELECT encode(c.headers, 'escape') AS lines OFFSET 0) h
+    WHERE c.deliveries = 1 AND (SELECT count(*) FROM taken) <= 50
+), fresh AS MATERIALIZED (
+    SELECT g.message, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+    FROM given g JOIN jobs_job j ON j.id = g.job
+    WHERE j.task = ANY (string_to_array(%(tasks)s::text, E'\n'))
+      AND j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= 1
+      AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+      AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+    FOR NO KEY UPDATE OF j SKIP LOCKED
+), traced AS (
+    INSERT INTO jobs_admission (session, number, host, pid, jobs, attempts)
+    SELECT %(session)s, %(number)s::int8, %(host)s::text, %(pid)s::int4, array_agg(id), array_agg(attempt + 1)
+    FROM fresh HAVING count(*) > 0
+), settled AS (
+    DELETE FROM jobs_admission a
+    WHERE a.session = %(session)s AND a.number = ANY (string_to_array(%(settled)s::text, ',')::int8[])
+), along AS (
+    SELECT g.message AS id, g.job, g.ticket, f.attempt::int4, f.task, f.namespace, f.arguments, f.failures::int4
+    FROM given g LEFT JOIN fresh f ON f.message = g.message WHERE g.job IS NOT NULL
+)
+
 -- name: settle_admissions
 -- All of these batches is on record, or was given back. Of a session that is dead they are kept: of its jobs, those that
 -- it could not record any more are yet to be recovered.
