@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -10,7 +10,6 @@ import pytest
 from django.db import connection
 from psycopg import pq
 
-from apps.accounts.models import Namespace
 from apps.jobs import control
 from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, claimed_parameters, claimed_rows
 from apps.jobs.asking import Ask
@@ -18,6 +17,9 @@ from apps.jobs.models import Job
 from apps.jobs.recorder import Run, Start, Started
 from apps.jobs.submit import submit
 from tests import sample_tasks
+from tests.recording import namespace, session
+
+__all__ = ["namespace", "session"]  # fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,25 +28,6 @@ CLAIM = (
     " WHERE d.id = m.destination AND d.namespace = $7::text RETURNING m.id, m.deliveries, m.headers"
 )
 TASKS = (sample_tasks.add.name, sample_tasks.nothing.name)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def session(transactional_db: None) -> Iterator[int]:
-    """One that lives."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, process, expires_at)"
-            " VALUES ('worker', 'h', 1, 'p', clock_timestamp() + interval '1 hour') RETURNING id"
-        )
-        (number,) = cursor.fetchone()
-        yield number
-        cursor.execute("DELETE FROM msgweb.session WHERE id = %s", [number])
-        cursor.execute("DELETE FROM jobs_admission")
 
 
 class Claimer:

@@ -1,15 +1,13 @@
 """Attempts whose start is recorded later: who is admitted so, what is recorded of them, and who is refused."""
 
 import asyncio
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from django.db import connection
 
-from apps.accounts.models import Namespace
 from apps.jobs import control, events
 from apps.jobs.admission import Admission
 from apps.jobs.asking import Ask
@@ -18,30 +16,13 @@ from apps.jobs.models import Attempt, Job
 from apps.jobs.recorder import Batch, Finish, Json, LogLine, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
-from tests.recording import Worker
+from tests.recording import Worker, namespace, session
 
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
 
+__all__ = ["namespace", "session"]  # fixtures
+
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def session(transactional_db: None) -> Iterator[int]:
-    """One that lives."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, process, expires_at)"
-            " VALUES ('worker', 'h', 1, 'p', clock_timestamp() + interval '1 hour') RETURNING id"
-        )
-        (number,) = cursor.fetchone()
-        yield number
-        cursor.execute("DELETE FROM msgweb.session WHERE id = %s", [number])
-        cursor.execute("DELETE FROM jobs_admission")
 
 
 @pytest.fixture
