@@ -107,7 +107,7 @@ def test_nobody_there_is_said_within_the_deadline() -> None:
     begun = time.monotonic()
     with pytest.raises(ConnectionFailed), Messaging("127.0.0.1", port, "a", "b") as messaging:
         messaging.send("mails", "x", timeout=0.5)
-    assert time.monotonic() - begun < 8  # and not after the ten seconds that are the default
+    assert time.monotonic() - begun < 3
 
 
 def test_a_silent_server_is_given_up_at_the_deadline(server: Server) -> None:
