@@ -1,10 +1,11 @@
 """What waits to be written, in order, and how much of it the next batch takes."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from apps.broker.engine import Address, MessageId
 from apps.broker.postgres.operations import Operation
+from apps.broker.postgres.queues import Queue
 
 BATCH_OPERATIONS = 2_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -22,6 +23,8 @@ class Backlog:
         returning: how many of the operations give something back that no consumer has seen. Until they are written,
             what a claim brings may come before them.
         isolating: so many of the next operations go one by one: one of them is refused by the database.
+        stalled: the queues with something that no batch has carried yet, and that may be handed over once there is
+            credit (`Queue.pending`). Not what was put back: it was in a batch, and waits until it is written.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,7 @@ class Backlog:
         self.parked_names: set[Address] = set()
         self.returning = 0
         self.isolating = 0
+        self.stalled: set[Queue] = set()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -69,6 +73,16 @@ class Backlog:
         self._pending.append(operation)
         self._bytes += operation.size
         self.returning += bool(operation.recalls)
+        for queue in operation.unhanded:
+            if queue.subscriptions:
+                self.stalled.add(queue)
+                _line_up(queue.pending, operation)
+
+    def stall(self, queue: Queue, operations: Iterable[Operation]) -> None:
+        """What was added before was to be handed over, and found no credit at the end of the turn of the event loop. So
+        it stands before all else that waits for credit: none of that could be handed over, or it would not wait."""
+        queue.pending.extendleft(reversed(list(operations)))
+        self.stalled.add(queue)
 
     def give_back(self, ids: list[MessageId], session: int) -> None:
         """Claimed messages that no consumer has seen, before all others: the next claim must find them."""
@@ -109,15 +123,34 @@ class Backlog:
                 operations.append(pending.popleft())
                 size += operations[-1].size
         self._bytes = self._bytes - sum(operation.size for operation in operations) if pending else 0
+        if self.stalled:
+            self._carry(operations)
         if self.returning:
             self.returning -= sum(bool(operation.recalls) for operation in operations)
         return operations
+
+    def _carry(self, operations: list[Operation]) -> None:
+        """A batch carries these."""
+        if self._pending:
+            carried = set(operations)
+            for queue in self.stalled:
+                queue.pending = deque(operation for operation in queue.pending if operation not in carried)
+            self.stalled = {queue for queue in self.stalled if queue.pending}
+        else:
+            self.unstall()
+
+    def unstall(self) -> None:
+        """Nothing of all this is handed over before it is written."""
+        for queue in self.stalled:
+            queue.pending.clear()
+        self.stalled.clear()
 
     def clear(self) -> list[Operation]:
         """Take all of them."""
         operations = list(self)
         self._pending.clear()
         self._parked.clear()
+        self.unstall()
         return operations
 
     # -- what has to wait for somebody else's transaction
@@ -142,3 +175,14 @@ class Backlog:
         self.parked_names.clear()
         parked, self._parked, self._parked_bytes = self._parked, [], 0
         self.put_back(parked)
+
+
+def _line_up(pending: deque[Operation], operation: Operation) -> None:
+    """A send found no credit. It stands behind all others of its priority, and passes over nothing that is not
+    `simple`: that is never handed over, and what its sender sent later may not come before."""
+    place = len(pending)
+    if operation.simple:
+        priority = operation.sends[0].priority
+        while place and pending[place - 1].simple and pending[place - 1].sends[0].priority < priority:
+            place -= 1
+    pending.insert(place, operation)

@@ -52,6 +52,7 @@ class Batch:
         companion: what goes along with its claims.
         touched: destinations in which something may become ready for others.
         full: the operations whose message its queue did not take.
+        inserts: it writes messages.
         contended: it takes locks that others may hold for long; it waits for them briefly.
         drawn: the first of the ids that were drawn; 0: none were.
         became_ready: what became ready besides.
@@ -74,6 +75,7 @@ class Batch:
     claims: list[tuple[Queue, int]] = field(default_factory=list)
     scans: list[tuple[Queue, Scan]] = field(default_factory=list)
     full: list[Operation] = field(default_factory=list)
+    inserts: bool = False
     contended: bool = False
     drawn: int = 0
     became_ready: list[Ready] = field(default_factory=list)
@@ -216,8 +218,9 @@ class Batch:
                 if message.options is not None or queue.special:
                     special.add(queue)
                 if not operation.holder:
-                    self.began_waiting.setdefault(queue, queue.waiting or not queue.subscriptions)
+                    self.began_waiting.setdefault(queue, queue.stocked or not queue.subscriptions)
                     if queue.subscriptions:
+                        queue.waiting = True
                         queue.expect()
                     queue.note(operation.handed or self.seen + 1, message.priority)
                     self.touched.add(queue)
@@ -246,6 +249,7 @@ class Batch:
         return handed & acked
 
     def _insert(self, sent: list[Sent], session: bytes) -> None:
+        self.inserts = True
         operations = [one.operation for one in sent]
         held = [op.holder == self.session for op in operations]
         for one, is_held in zip(sent, held, strict=True):
@@ -281,6 +285,7 @@ class Batch:
         )
 
     def _enqueue(self, sent: list[Sent]) -> None:
+        self.inserts = True
         options = [one.message.options or _NO_OPTIONS for one in sent]
         for one, option in zip(sent, options, strict=True):
             if option.group is not None:

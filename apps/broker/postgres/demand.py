@@ -50,7 +50,7 @@ class Demand:
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
             if self._ears.deaf:
-                if queue.waiting or queue.ahead:
+                if queue.stocked or queue.ahead:
                     self._handover.lower(queue)  # what was done elsewhere is not known: look at everything
                 self._share(queue)  # nor whether others ask for it
             if not queue.joined:
@@ -73,9 +73,9 @@ class Demand:
         for queue in self._consumed():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
-            if queue.waiting and not queue.ahead and (queue.capacity() or (queue.exclusive and not queue.active)):
+            if queue.stocked and not queue.ahead and (queue.capacity() or (queue.exclusive and not queue.active)):
                 return True
-            if queue.waiting and queue.scans and not queue.joined:
+            if queue.stocked and queue.scans and not queue.joined:
                 return True
             if any(scan.eager for scan in queue.scanning()):
                 return True

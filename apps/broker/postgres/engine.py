@@ -141,7 +141,9 @@ class PostgresEngine:
         )
         self._keeper.statistics = StatisticsWriter(lambda: self.places.used())
         self._keeper.settled_batch = lambda: self._writer.settled_batch
-        self.handover = Handover(self._writer, self._listener, lambda: self._keeper.session)
+        self.handover = Handover(
+            self._writer, self._listener, session=lambda: self._keeper.session, accompanied=lambda: self._keeper.peers
+        )
         self.places = places = Places(self._writer, self.handover, self._topics)
         self._demand: Demand = Demand(
             places.consumed.values, self._writer, self._listener, self.handover, lambda queue: self._news.share(queue)
@@ -219,15 +221,10 @@ class PostgresEngine:
                 raise BadDestination(f"{address} is a pattern: it can be subscribed to, not sent to")
             self._send_to_topic(message, done)
             return
-        operation = Operation((message,), done=done, size=len(message.body) + MESSAGE_OVERHEAD)
+        operation = Operation((message,), done=done, since=since, size=len(message.body) + MESSAGE_OVERHEAD)
         queue = self.places.queue(address)
         if queue.subscriptions:
-            if (
-                message.options is None
-                and queue.immediate
-                and (queue.looked_at >= since or not self._keeper.peers)
-                and self.handover.hand_over(queue, operation)
-            ):
+            if message.options is None and queue.immediate and self.handover.hand_over(queue, operation):
                 self._writer.add(operation)
                 return
             queue.expect()
@@ -431,7 +428,6 @@ class PostgresEngine:
             if message.address.kind == "queue":
                 queue = self.places.queue(message.address)
                 queue.unwritten += 1
-                queue.waiting = True
                 queues.append(queue)
                 self.handover.make_way(queue, message.priority)
         operation.unhanded = queues

@@ -5,7 +5,7 @@ Both happen at the end of a turn of the event loop, so that what came together g
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from apps.broker.engine import Delivery, MessageId, SessionId
@@ -31,10 +31,17 @@ class Pen(Protocol):
 
     @property
     def prompt(self) -> bool:
-        """Whether what is sent now goes into the next batch."""
+        """Whether what is sent now goes into the next batch, and the database has room for it as far as is known."""
+
+    @property
+    def stalled(self) -> Collection[Queue]:
+        """The queues with something that no batch has carried yet and that found no credit (`Queue.pending`)."""
 
     def add(self, operation: Operation) -> None:
         """Write this with the next batch."""
+
+    def stall(self, queue: Queue, operations: Iterable[Operation]) -> None:
+        """These were added to be handed over, and found no credit."""
 
     def give_back(self, ids: list[MessageId], session: int) -> None:
         """Make claimed messages ready again that no consumer has seen."""
@@ -46,18 +53,25 @@ class Pen(Protocol):
 class Handover:
     """Hands messages to the consumers of this process.
 
+    Args:
+        pen: who writes.
+        ears: who hears what others say.
+        session: under which this process holds messages, now.
+        accompanied: whether there are other processes, now.
+
     Attributes:
         happened: something was handed over since this was unset.
         seen_id: the highest id that is known to be drawn.
     """
 
-    def __init__(self, pen: Pen, ears: Ears, session: Callable[[], SessionId]) -> None:
+    def __init__(self, pen: Pen, ears: Ears, session: Callable[[], SessionId], accompanied: Callable[[], bool]) -> None:
         self._pen = pen
         self._ears = ears
         self._session = session
+        self._accompanied = accompanied
         self._loop = asyncio.get_running_loop()
         self._gathering: list[Queue] = []  # with messages that are handed over at the end of this turn of the loop
-        self._refilling: list[Queue] = []  # with messages at hand, and credit for them
+        self._refilling: list[Queue] = []  # with messages at hand or on their way, and credit for them
         self._next_id = self._last_id = 0  # of the ids that are this process's own
         self.seen_id = 0
         self.happened = False
@@ -71,7 +85,12 @@ class Handover:
         on its way to the database that was not handed over (`Queue.immediate`). It gets its position when it is
         written, so it stands behind all that was confirmed before, by whichever process.
         """
-        if self._ears.deaf or not self._pen.prompt or self._next_id >= self._last_id:
+        if (
+            self._ears.deaf
+            or not self._pen.prompt
+            or self._next_id >= self._last_id
+            or self._came_anew(queue, operation)
+        ):
             return False
         if not queue.gathered:
             if not queue.capacity():
@@ -82,6 +101,49 @@ class Handover:
         self._next_id += 1
         queue.gathered.append(operation)
         return True
+
+    def _came_anew(self, queue: Queue, operation: Operation) -> bool:
+        """Whether what its sender sent before, by another process, may wait in the queue and is not known here: it came
+        to this one after the queue was looked at."""
+        return operation.since > queue.looked_at and self._accompanied()
+
+    def take_up(self) -> None:
+        """Right before a batch is made: deliver of what it would carry what there is credit for by now.
+
+        Else a queue whose consumers were without credit for a moment would go by the database for as long as it is
+        busy: there is always something on its way, behind which nothing may be handed over.
+        """
+        queues = [queue for queue in self._pen.stalled if queue.drained and queue.capacity()]
+        if queues:
+            self._ears.hear()
+        for queue in queues:
+            self._take_up(queue)
+
+    def _take_up(self, queue: Queue) -> None:
+        """Hand over what found no credit when it came, in its order, as far as the credit goes. Nothing may be left
+        that comes before it: no row that is ready, and nothing in a batch that is under way or has failed."""
+        pending = queue.pending
+        if (
+            not pending
+            or queue.unwritten != len(pending)
+            or not queue.drained
+            or self._ears.deaf
+            or not self._pen.prompt
+        ):
+            return
+        room = min(queue.capacity(), self._last_id - self._next_id, len(pending))
+        operations: list[Operation] = []
+        while len(operations) < room and pending[0].simple and not self._came_anew(queue, pending[0]):
+            operation = pending.popleft()
+            operation.arrive()
+            if not operation.handed:
+                operation.handed = MessageId(self._next_id)
+                self._next_id += 1
+            operation.holder = self._session()
+            operations.append(operation)
+        if operations:
+            self.happened = True
+            self._hand(queue, operations)
 
     def drew(self, first: int) -> None:
         """Ids were drawn, after all that was written before."""
@@ -101,7 +163,7 @@ class Handover:
 
     def freed(self, queue: Queue) -> None:
         """There is credit again."""
-        if queue.ahead and queue not in self._refilling:
+        if (queue.ahead or (queue.pending and queue.drained)) and queue not in self._refilling:
             self._soon(self._refilling, queue)
 
     def arrive(self, queue: Queue, deliveries: list[Delivery]) -> list[MessageId]:
@@ -155,15 +217,25 @@ class Handover:
         """Hand over what there is credit for, the higher priority first; the rest is written as waiting."""
         if not (self._gathering or self._refilling):
             return
-        self.happened = True
         self._ears.hear()
         refilling, self._refilling = self._refilling, []
         for queue in refilling:
-            if not self._ears.deaf:
+            if queue.ahead and not self._ears.deaf:
+                self.happened = True
                 queue.refill()
         gathering, self._gathering = self._gathering, []
         for queue in gathering:
+            self.happened = True
             self._deliver_gathered(queue)
+        for queue in refilling:
+            self._take_up(queue)
+
+    def hold_back(self) -> None:
+        """A batch is made now. What consumers sent while they were delivered to is written as waiting."""
+        gathering, self._gathering = self._gathering, []
+        for queue in gathering:
+            operations, queue.gathered = queue.gathered, []
+            self._stall(queue, operations)
 
     def _deliver_gathered(self, queue: Queue) -> None:
         operations, queue.gathered = queue.gathered, []
@@ -171,11 +243,22 @@ class Handover:
         if any(operation.sends[0].priority != first for operation in operations):
             operations.sort(key=lambda operation: -operation.sends[0].priority)
         room = queue.capacity() if queue.lowered == queue.gathered_at else 0  # something comes before all of this
-        for operation in operations[room:]:
+        self._stall(queue, operations[room:])
+        self._hand(queue, operations[:room])
+
+    def _stall(self, queue: Queue, operations: list[Operation]) -> None:
+        """These find no credit: they are written as waiting, unless there is some before a batch is made."""
+        for operation in operations:
             operation.holder = 0
             operation.unhanded = (queue,)
             queue.unwritten += 1
-            queue.waiting = True
+        if operations:
+            self._pen.stall(queue, operations)
+
+    def _hand(self, queue: Queue, operations: list[Operation]) -> None:
+        """Deliver these, which are written as held by this session."""
+        if not operations:
+            return
         deliveries = [
             Delivery(
                 operation.handed,
@@ -186,7 +269,7 @@ class Handover:
                 deliveries=1,
                 priority=message.priority,
             )
-            for operation in operations[:room]
+            for operation in operations
             for message in operation.sends
         ]
         left = queue.distribute(deliveries) if queue.subscriptions else deliveries

@@ -34,6 +34,7 @@ class Operation:
         binds: queues that get what is sent to topics from now on: namespace, pattern, queue's name.
         ends: queues of durable subscriptions that end: namespace, name.
         renew: makes `sends` anew from what the catalogue says now: they hold what topics send to queues.
+        since: when who sends it came to this process, by `time.monotonic()`; 0: nothing is to be said of that.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
         passed: it was left for the next batch once.
@@ -58,6 +59,7 @@ class Operation:
     ends: Sequence[tuple[str, str]] = ()
     renew: Callable[[], Sequence[Message]] | None = None
     done: Done | None = None
+    since: float = 0.0
     size: int = 0
     unit: bool = False
     passed: bool = False
@@ -95,6 +97,11 @@ class Operation:
             or self.ends
             or any(kind == SPECIAL for _, kind in self.acks)
         )
+
+    @property
+    def simple(self) -> bool:
+        """Whether it is one message of which nothing is said but where it goes."""
+        return len(self.sends) == 1 and self.sends[0].options is None and self.renew is None and not self.unit
 
     @property
     def lasting(self) -> bool:

@@ -89,6 +89,7 @@ class Places:
         self.consumed.pop(address, None)
         for subscription in queue.subscriptions:
             subscription.closed = True
+        queue.subscriptions.clear()  # nothing is handed over any more
         if queue.id:
             self.by_id.pop(queue.id, None)
             self._pen.add(Operation(closes=(queue.id,)))

@@ -1,7 +1,7 @@
 """A queue as one process sees it: its local subscriptions, their credit, and where to look for waiting messages."""
 
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,8 @@ class Queue:
         active: this session is the consumer of the exclusive queue.
         gathered: sends that may be handed over at the end of this turn of the event loop.
         unwritten: how many sends are on their way to the database that were not handed over.
+        pending: those of them that no batch has carried yet, in the order of delivery as far as they are `simple`: what
+            is to be handed over once there is credit.
         looked_at: when the last claim was asked for that has answered, by `time.monotonic()`.
         joined: the other processes know that this one consumes it; until then it claims nothing.
         joining: they are being told.
@@ -84,6 +86,7 @@ class Queue:
         "mean_size",
         "owned",
         "paused",
+        "pending",
         "ranks",
         "recalled",
         "rotation",
@@ -131,6 +134,7 @@ class Queue:
         self.heard = NOTHING
         self.shares = 0
         self.unwritten = 0
+        self.pending: deque[Operation] = deque()
         self.looked_at = 0.0
         self.asked_at: float | None = None  # when one that is alone was asked to share
         self.watched = False
@@ -151,10 +155,14 @@ class Queue:
     @property
     def immediate(self) -> bool:
         """Whether a message for it may be handed over before it is written."""
+        return not self.unwritten and self.drained
+
+    @property
+    def drained(self) -> bool:
+        """Whether that is so, but for what is on its way to the database."""
         return not (
             self.waiting
             or self.claiming
-            or self.unwritten
             or self.ahead
             or not self.joined
             or self.paused
@@ -165,6 +173,11 @@ class Queue:
             or self.scans
             or not self.id
         )
+
+    @property
+    def stocked(self) -> bool:
+        """Whether rows may be ready that nobody here has claimed yet, or are about to be."""
+        return self.waiting or self.unwritten > 0
 
     @property
     def reads_ahead(self) -> bool:
@@ -215,8 +228,7 @@ class Queue:
         return noted
 
     def expect(self) -> None:
-        """A message is on its way into it: look again."""
-        self.waiting = True
+        """A message is on its way into it: selectors look again."""
         for scan in self.scans:
             scan.waiting = True
 
@@ -258,7 +270,7 @@ class Queue:
             return now
         if now > ranks.said:
             return now if self.spare else None
-        return now if now < ranks.said and self.waiting and not self.capacity() else None
+        return now if now < ranks.said and self.stocked and not self.capacity() else None
 
     @property
     def yields(self) -> bool:
@@ -273,7 +285,7 @@ class Queue:
     @property
     def barred(self) -> bool:
         """Whether something may wait that there is credit for here, and is left to others of a higher priority."""
-        return self.waiting and self.ranks.bar > NO_RANK and not self.capacity() and bool(self._free(self._served()))
+        return self.stocked and self.ranks.bar > NO_RANK and not self.capacity() and bool(self._free(self._served()))
 
     def _served(self) -> Sequence[Subscription]:
         """The subscriptions without a selector that may get something."""

@@ -9,7 +9,7 @@ a batch is neither lost nor written twice.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import psycopg
 from psycopg import pq
@@ -88,6 +88,7 @@ class Writer:
         self._deferred = False  # the batch has let one turn of the loop pass
         self._scarce: asyncio.TimerHandle | None = None  # until this fires, something is withheld
         self._withheld = 0
+        self._refused = False  # for want of room, and nothing was taken since
         self._pressure = Pressure()
 
     # -- what the engine asks for
@@ -99,8 +100,13 @@ class Writer:
 
     @property
     def prompt(self) -> bool:
-        """Whether what is sent now goes into the next batch."""
-        return self._pipeline is not None and not self._withheld
+        """Whether what is sent now goes into the next batch, and the database has room for it as far as is known."""
+        return self._pipeline is not None and not (self._withheld or self._refused)
+
+    @property
+    def stalled(self) -> Collection[Queue]:
+        """The queues with something that no batch has carried yet and that found no credit (`Queue.pending`)."""
+        return self._backlog.stalled
 
     @property
     def congested(self) -> bool:
@@ -171,6 +177,10 @@ class Writer:
         if not self._scheduled:
             self.wake()
 
+    def stall(self, queue: Queue, operations: Iterable[Operation]) -> None:
+        """These were added to be handed over, and found no credit."""
+        self._backlog.stall(queue, operations)
+
     def give_back(self, ids: list[MessageId], session: int) -> None:
         """Make claimed messages ready again that no consumer has seen."""
         self._backlog.give_back(ids, session)
@@ -210,6 +220,8 @@ class Writer:
         if self._busy or self._withheld == ALL or self._pipeline is None:
             return
         self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
+        if self._backlog.stalled:
+            self._host.handover.take_up()
         if self._host.handover.happened:
             # That goes out first: sockets are written with the next turn of the loop, and making a batch takes longer.
             self._host.handover.happened = False
@@ -228,6 +240,7 @@ class Writer:
         if 0 < len(self._backlog) < FEW and self._at_leisure() and self._pressure.defers(now, len(self._backlog)):
             self.wake()
             return
+        self._host.handover.hold_back()
         operations = self._backlog.unparked(self._gather())
         unresolved = [] if self._withheld else self._host.places.unresolved()
         unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
@@ -430,6 +443,8 @@ class Writer:
             self._host.hear()
         if batch.drawn:
             self._host.handover.drew(batch.drawn)
+        if batch.inserts:
+            self._refused = False
         operations = batch.operations
         if batch.full:
             self._refuse(
@@ -531,6 +546,7 @@ class Writer:
             namespace, pattern, name = ((bound.get_value(row, column) or b"").decode() for column in range(3))
             bindings.append((namespace, pattern, name))
         self._host.places.relearn(packing.unpack_int(version.get_value(0, 0)), read_described(described), bindings)
+        self._backlog.unstall()  # queues have other settings, and topics send to other queues
         for operation in self._backlog:
             if operation.renew is not None:
                 operation.sends = operation.renew()
@@ -603,6 +619,7 @@ class Writer:
 
     def _be_scarce(self, tried_sends: bool) -> None:
         """For a while go on without sends; if what had none was refused, without claims either; then not at all."""
+        self._refused = True
         if not self._withheld:
             self._withheld = SENDS
             self._scarce = self._loop.call_later(SCARCE_SECONDS, self._try_again)
