@@ -17,16 +17,18 @@ class ReadAhead:
 
     Attributes:
         reach: how many messages it aims at.
-        moved: when something was last handed to the queue's consumers, by the loop's clock.
+        moved: when something was last handed to the queue's consumers, by `time.monotonic()`.
+        freed: when they last had credit again.
         last: nothing in it stands behind this place.
     """
 
-    __slots__ = ("_deliveries", "last", "moved", "reach")
+    __slots__ = ("_deliveries", "freed", "last", "moved", "reach")
 
     def __init__(self) -> None:
         self._deliveries: list[Delivery] = []
         self.reach = 0
         self.moved = 0.0
+        self.freed = 0.0
         self.last = 0
 
     def __len__(self) -> int:
@@ -74,6 +76,17 @@ class ReadAhead:
     def put_back(self, deliveries: Iterable[Delivery]) -> None:
         """Nobody took them: first again."""
         self._deliveries[:0] = deliveries
+
+    def quick(self, now: float, *, spare: bool) -> bool:
+        """Whether the consumers wanted more soon after they had got something.
+
+        Args:
+            now: a claim has come back.
+            spare: it found less than there was credit for. If not, they waited for it, and however long that took says
+                nothing of them.
+        """
+        wanted = now if spare or self.freed < self.moved else self.freed
+        return wanted - self.moved < QUICK
 
     def grow(self, credit: int) -> None:
         """Quick consumers had so much credit left when a claim came back: aim at more."""

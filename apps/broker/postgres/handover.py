@@ -163,6 +163,7 @@ class Handover:
 
     def freed(self, queue: Queue) -> None:
         """There is credit again."""
+        queue.ahead.freed = time.monotonic()
         if (queue.ahead or (queue.pending and queue.drained)) and queue not in self._refilling:
             self._soon(self._refilling, queue)
 

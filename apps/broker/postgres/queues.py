@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from apps.broker.engine import Address, Delivery, MessageId, Subscription
-from apps.broker.postgres.ahead import QUICK, ReadAhead
+from apps.broker.postgres.ahead import ReadAhead
 from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.floors import Floors
 from apps.broker.postgres.names import Described
@@ -336,7 +336,7 @@ class Queue:
         keep = keep and self.reads_ahead
         now = time.monotonic()
         room = self._free(self._served())  # what is claimed is claimed, whoever has credit elsewhere meanwhile
-        if keep and not ahead and now - ahead.moved < QUICK:
+        if keep and not ahead and ahead.quick(now, spare=self.spare):
             ahead.grow(room)
         whole = ahead.merged(deliveries)
         left = self.distribute(whole[:room]) + whole[room:]
