@@ -47,7 +47,7 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 def free_ports(count: int) -> list[int]:
     """TCP ports of 127.0.0.1 that nobody listens on. They lie below those that systems give to outgoing connections, of
-    which one could take a port before a process of ours listens on it; by chance, since other tests run beside these."""
+    which one could take a port before our process listens on it; by chance, since other tests run beside these."""
     with contextlib.ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:

@@ -675,7 +675,7 @@ def test_an_exclusive_consumer_of_higher_priority_takes_over_when_the_other_has_
         acked = 0
         async with asyncio.timeout(DEADLINE):
             while not second.deliveries:
-                # The word of the second one may still be on its way to another process, which goes on until it is heard.
+                # The word of the second one may be on its way to another process, which goes on until it is heard.
                 assert elsewhere or len(first.ids) == 1
                 for message in first.ids[acked:]:
                     await done(lambda callback, message=message: engine.ack(one, [message], callback))
