@@ -18,7 +18,7 @@ class ReadAhead:
     Attributes:
         reach: how many messages it aims at.
         moved: when something was last handed to the queue's consumers, by `time.monotonic()`.
-        freed: when they last had credit again.
+        freed: when they last had credit again while they waited for a claim.
         last: nothing in it stands behind this place.
     """
 

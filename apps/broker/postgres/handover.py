@@ -89,7 +89,7 @@ class Handover:
             self._ears.deaf
             or not self._pen.prompt
             or self._next_id >= self._last_id
-            or self._came_anew(queue, operation)
+            or (operation.since > queue.looked_at and self._came_anew(queue, operation))
         ):
             return False
         if not queue.gathered:
@@ -163,7 +163,8 @@ class Handover:
 
     def freed(self, queue: Queue) -> None:
         """There is credit again."""
-        queue.ahead.freed = time.monotonic()
+        if queue.waiting or queue.claiming:
+            queue.ahead.freed = time.monotonic()
         if (queue.ahead or (queue.pending and queue.drained)) and queue not in self._refilling:
             self._soon(self._refilling, queue)
 
