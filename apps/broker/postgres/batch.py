@@ -86,6 +86,7 @@ class Batch:
     _unhanded: bool = False
     _sent: list[tuple[Queue, int]] = field(default_factory=list)
     _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
+    _alone: tuple[bytes, ...] = ()  # the message that it begins with, if that is one by itself: see `write_one`
     _steps: list[Step] = field(default_factory=list)
     _readers: list[tuple[int, Callable[[pq.abc.PGresult], None]]] = field(default_factory=list)
 
@@ -159,9 +160,8 @@ class Batch:
             self.delayed = True
             self.contended = True
         self.claims, self.scans, ranked = claimable()
-        relaxed = (
-            bool(self._steps) and not (self.claims or self.scans) and not any(op.lasting for op in self.operations)
-        )
+        writes = bool(self._steps or self._alone)
+        relaxed = writes and not (self.claims or self.scans) and not any(op.lasting for op in self.operations)
         for queue, limit in self.claims:
             self._claim(queue, limit, session)
         for queue, scan in self.scans:
@@ -170,14 +170,15 @@ class Batch:
             self._rank(queue, session)
         if self.announce:
             self._announce()
-        if not self._steps:
+        if not (self._steps or self._alone):
             return []
         if self.low or (self.draw and self._unhanded):
             self._step("draw", reader=self._draw)
-        opening: list[Step] = [
-            ("fence", (session, packing.boolean(relaxed), packing.boolean(self.contended))),
-            ("enter_batch", (session, packing.int8(self.number), packing.int8(self.version))),
-        ]
+        fence = packing.boolean(relaxed), packing.boolean(self.contended)
+        entry = session, packing.int8(self.number), packing.int8(self.version)
+        opening: list[Step] = [("fence", (session, *fence)), ("enter_batch", entry)]
+        if self._alone:
+            opening = [("write_one", (*entry, *fence, *self._alone))]
         self._readers = [(place + len(opening), reader) for place, reader in self._readers]
         return opening + self._steps
 
@@ -253,10 +254,10 @@ class Batch:
                 one.queue.lower(one.operation.handed)
                 one.queue.note(one.operation.handed, one.message.priority)
                 self.touched.add(one.queue)
-        if len(sent) == 1:
+        if len(sent) == 1 and not self._steps:
             queue, message, operation = sent[0].queue, sent[0].message, operations[0]
-            self._step(
-                "insert_persistent" if message.persistent else "insert_transient",
+            self._alone = (
+                packing.boolean(message.persistent),
                 packing.int8(operation.handed),
                 packing.int4(queue.id or 0),
                 packing.int2(message.priority),
@@ -264,7 +265,6 @@ class Batch:
                 packing.boolean(held[0]),
                 message.headers,
                 message.body,
-                session,
             )
             return
         self._step(
