@@ -1,3 +1,12 @@
+-- That a priority is 0 to 9 is seen to where messages come in: here, for the engine's statements, and in msgweb.send, REST,
+-- jobs and bulk sends. Postgres reads a table's CHECKs from their text anew for each statement that writes to it: six
+-- microseconds of the forty of an insert, and of every claim.
+ALTER TABLE msgweb.message DROP CONSTRAINT message_priority_check;
+CREATE FUNCTION msgweb.valid_priority(priority smallint) RETURNS smallint LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN priority BETWEEN 0 AND 9 OR msgweb.refuse('check_violation', 'a priority is 0 to 9, not ' || priority)
+                THEN priority END
+$$;
+
 -- `fence`, `enter_batch` and the insert of one message (see queries.sql) in one call: each statement of a pipeline costs
 -- Postgres some ten microseconds before it does anything, and a batch of one message waits for them.
 --   relaxed    nobody waits for the batch: if it is lost in a crash, its messages come again, marked
@@ -18,7 +27,8 @@ BEGIN
         RAISE EXCEPTION 'these have a value';
     END IF;
     INSERT INTO msgweb.batch (session, number)
-    SELECT s.id, batch_number FROM msgweb.session s, msgweb.catalogue c WHERE s.id = of_session AND c.only_row AND c.version = version_read;
+    SELECT s.id, batch_number FROM msgweb.session s, msgweb.catalogue c
+    WHERE s.id = of_session AND c.only_row AND c.version = version_read;
     IF NOT FOUND THEN
         IF EXISTS (SELECT FROM msgweb.session s WHERE s.id = of_session) THEN
             PERFORM msgweb.refuse('MW002', 'the catalogue has changed');
@@ -28,16 +38,13 @@ BEGIN
     place := nextval('msgweb.message_id');
     IF is_persistent THEN
         INSERT INTO msgweb.message_persistent (id, position, destination, priority, persistent, session, deliveries, headers, body)
-        VALUES (CASE WHEN given_id = 0 THEN place ELSE given_id END, CASE WHEN given_id <> 0 THEN place END, target, of_priority,
-                true, CASE WHEN held THEN of_session END, handed::integer, its_headers, its_body);
+        VALUES (CASE WHEN given_id = 0 THEN place ELSE given_id END, CASE WHEN given_id <> 0 THEN place END, target,
+                msgweb.valid_priority(of_priority), true, CASE WHEN held THEN of_session END, handed::integer, its_headers,
+                its_body);
     ELSE
         INSERT INTO msgweb.message_transient (id, position, destination, priority, persistent, session, deliveries, headers, body)
-        VALUES (CASE WHEN given_id = 0 THEN place ELSE given_id END, CASE WHEN given_id <> 0 THEN place END, target, of_priority,
-                false, CASE WHEN held THEN of_session END, handed::integer, its_headers, its_body);
+        VALUES (CASE WHEN given_id = 0 THEN place ELSE given_id END, CASE WHEN given_id <> 0 THEN place END, target,
+                msgweb.valid_priority(of_priority), false, CASE WHEN held THEN of_session END, handed::integer, its_headers,
+                its_body);
     END IF;
 END $$;
-
--- That a priority is 0 to 9 is seen to where messages come in: msgweb.send, the gateway, REST, jobs, bulk sends. Postgres
--- reads a table's checks from their text in each statement that writes: six microseconds of forty of an insert, and of
--- every claim.
-ALTER TABLE msgweb.message DROP CONSTRAINT message_priority_check;

@@ -80,7 +80,8 @@ ORDER BY b.id;
 -- $8 bodies, $9 session. The positions are drawn in this order.
 INSERT INTO msgweb.message (id, position, destination, priority, persistent, session, deliveries, headers, body)
 SELECT CASE WHEN u.id = 0 THEN u.position ELSE u.id END, CASE WHEN u.id <> 0 THEN u.position END,
-       u.destination, u.priority, u.persistent, CASE WHEN u.held THEN $9::int4 END, u.handed::int4, u.headers, u.body
+       u.destination, msgweb.valid_priority(u.priority), u.persistent, CASE WHEN u.held THEN $9::int4 END, u.handed::int4,
+       u.headers, u.body
 FROM (SELECT nextval('msgweb.message_id') AS position, x.*
       FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[])
           AS x (id, destination, priority, persistent, handed, held, headers, body)) AS u;
@@ -101,8 +102,8 @@ SELECT e.id, e.outcome, e.ready
 FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::float8[], $7::float8[], $8::text[], $9::text[],
             $10::bool[])
      AS u (destination, priority, persistent, headers, body, ttl, delay, group_key, deduplication, strict),
-LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
-                       nullif(u.group_key, ''), nullif(u.deduplication, ''), u.strict) AS e;
+LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, msgweb.valid_priority(u.priority), nullif(u.ttl, 0),
+                       u.delay, nullif(u.group_key, ''), nullif(u.deduplication, ''), u.strict) AS e;
 
 -- name: bind
 -- $1 namespace, $2 pattern of topics, $3 the name of the queue that gets what is sent to them.
