@@ -84,6 +84,7 @@ class Batch:
     left: list[Delivery] = field(default_factory=list)
     _chosen: list[tuple[Scan, list[MessageId]]] = field(default_factory=list)
     _unhanded: bool = False
+    _held: bool = False  # some of what it sends was handed over
     _sent: list[tuple[Queue, int]] = field(default_factory=list)
     _spread: list[tuple[Queue, list[Delivery]]] = field(default_factory=list)
     _alone: tuple[bytes, ...] = ()  # the message that it begins with, if that is one by itself: see `write_one`
@@ -105,8 +106,10 @@ class Batch:
         recalled: list[MessageId] = []
         rejected: list[tuple[MessageId, float, bool]] = []
         plain, special = self._sends(queues)
-        settled = self._settled(plain)
+        settled = self._settled(plain) if self._held else set()
         for operation in self.operations:
+            if operation.plain:
+                continue
             for message_id, kind in operation.acks:
                 if message_id not in settled:
                     acks[kind].append(message_id)
@@ -145,6 +148,8 @@ class Batch:
         if recalled:
             self._step("recall", packing.int8_array(recalled), session)
         for operation in self.operations:
+            if operation.plain:
+                continue
             for queue in operation.shares:  # after what was recalled
                 self._step("share_queue", packing.int4(queue.id or 0), session)
             for queue in operation.ranks:
@@ -216,7 +221,9 @@ class Batch:
                 self._sent.append((queue, len(message.body) + len(message.headers)))
                 if message.options is not None or queue.special:
                     special.add(queue)
-                if not operation.holder:
+                if operation.holder:
+                    self._held = True
+                else:
                     self.began_waiting.setdefault(queue, queue.waiting or not queue.subscriptions)
                     if queue.subscriptions:
                         queue.expect()
@@ -235,8 +242,6 @@ class Batch:
     def _settled(self, plain: list[Sent]) -> set[MessageId]:
         """Messages that were handed over and acked before they were written: they need not be."""
         handed = {sent.operation.handed for sent in plain if sent.operation.holder}
-        if not handed:
-            return handed
         acked = {message_id for operation in self.operations for message_id, _ in operation.acks}
         waited: dict[Queue, list[bool]] = {}
         for sent in plain:

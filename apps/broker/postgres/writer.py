@@ -218,6 +218,10 @@ class Writer:
                 self.wake()
                 return
         self._deferred = False
+        if self._rests():
+            self._impatient = self._following = False
+            self._pressure.settle(0)
+            return
         if self._can_wait():
             self._be_patient()
             return
@@ -254,6 +258,12 @@ class Writer:
             self._resolve([names], operations, [])
         else:
             self._write(operations)
+
+    def _rests(self) -> bool:
+        """Whether a glance shows that there is nothing to do: as after most batches, where nobody consumes."""
+        places = self._host.places
+        busy = self._backlog or self._topics or self._stale or self._relieved or self._idle or self._patient
+        return not (busy or places.consumes or places.unresolved())
 
     def _can_wait(self) -> bool:
         """Whether all that there is to do is to write acks for which nobody waits. Half of the commits of a steady flow
@@ -376,9 +386,9 @@ class Writer:
         if self._topics_dropped:
             logger.warning("%d topic messages did not reach the other processes: too many waited", self._topics_dropped)
             self._topics_dropped = 0
-        for operation in operations:
-            if self._host.peers:
-                packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
+        peers = self._host.peers
+        for operation in operations if peers else ():
+            packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
         small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
         batch = Batch(
             number=self._number,
@@ -387,8 +397,8 @@ class Writer:
             operations=operations,
             payloads=list(topics.payloads(self._host.session, small)),
             large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
-            announce=self._host.peers,
-            draw=self._host.places.consumes or self._host.peers,
+            announce=peers,
+            draw=peers or self._host.places.consumes,
             low=self._host.places.consumes and self._host.handover.low,
             seen=self._host.handover.seen_id,
             companion=self._host.companion,
