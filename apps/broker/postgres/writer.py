@@ -226,10 +226,11 @@ class Writer:
             self._be_patient()
             return
         now = time.monotonic()
-        if 0 < len(self._backlog) < self._expected and now - self._ended < COMPANY:
+        size = len(self._backlog)
+        if 0 < size < self._expected and now - self._ended < COMPANY:
             self.wake()
             return
-        if 0 < len(self._backlog) < FEW and self._at_leisure() and self._pressure.defers(now, len(self._backlog)):
+        if 0 < size < FEW and self._at_leisure() and self._pressure.defers(now, size):
             self.wake()
             return
         operations = self._backlog.unparked(self._gather())
@@ -389,21 +390,26 @@ class Writer:
         peers = self._host.peers
         for operation in operations if peers else ():
             packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
-        small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
+        places, handover = self._host.places, self._host.handover
+        consumes = places.consumes
         batch = Batch(
             number=self._number,
             session=self._host.session,
-            version=self._host.places.version,
+            version=places.version,
             operations=operations,
-            payloads=list(topics.payloads(self._host.session, small)),
-            large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
+            payloads=[],
+            large_payloads=[],
             announce=peers,
-            draw=peers or self._host.places.consumes,
-            low=self._host.places.consumes and self._host.handover.low,
-            seen=self._host.handover.seen_id,
+            draw=peers or consumes,
+            low=consumes and handover.low,
+            seen=handover.seen_id,
             companion=self._host.companion,
         )
-        queues = {m.address: self._host.places.queue(m.address) for op in operations for m in op.sends}
+        if packed:
+            small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
+            batch.payloads += topics.payloads(batch.session, small)
+            batch.large_payloads += [one for one in packed if len(one) > topics.PACKED_LIMIT]
+        queues = {m.address: places.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
         steps = batch.steps(queues, self._claimable)
         if not steps:  # what was acked before it was written, and what went to ended reply queues
