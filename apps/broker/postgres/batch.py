@@ -145,8 +145,8 @@ class Batch:
         self._steps.append((name, parameters))
 
     def _one(self, operation: Operation, queues: dict[Address, Queue]) -> bool:
-        """What `_write` comes to where all is one message for a queue that wants nothing special, at a third of its cost;
-        False: it is something else."""
+        """What `_write` comes to where all is one message for a queue that wants nothing special, at a third of its
+        cost; False: it is something else."""
         if not operation.plain or operation.handed:
             return False
         message = operation.sends[0]
