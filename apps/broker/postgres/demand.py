@@ -45,8 +45,10 @@ class Demand:
         """Where something may wait and somebody here could take it: the queues, and how many to claim; and the
         selectors that have more to look at."""
         claims, scans, ranked = [], [], []
-        self._ears.hear()
-        for queue in self._consumed():
+        consumed = self._consumed()
+        if consumed:  # a claim must know what others have said by now; where there is none, that is a call for nothing
+            self._ears.hear()
+        for queue in consumed:
             if not queue.id or queue.id < 0 or queue.paused:
                 continue
             if self._ears.deaf:
@@ -68,8 +70,7 @@ class Demand:
         return claims, scans, ranked
 
     def wanting(self) -> bool:
-        """Whether a consumer here waits for what may be claimed."""
-        self._ears.hear()
+        """Whether a consumer here waits for what may be claimed, as far as was heard."""
         for queue in self._consumed():
             if not queue.id or queue.id < 0 or queue.paused:
                 continue

@@ -38,6 +38,7 @@ class Operation:
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
         passed: it was left for the next batch once.
+        plain: it sends one message to a queue and does nothing else, as most do.
         unhanded: the queues of `sends` that were told that something is on its way to them (`Queue.unwritten`).
     """
 
@@ -63,6 +64,7 @@ class Operation:
     size: int = 0
     unit: bool = False
     passed: bool = False
+    plain: bool = False
     unhanded: Sequence[Queue] = ()
 
     def arrive(self) -> None:

@@ -230,14 +230,19 @@ class Writer:
                 self.wake()
                 return
         self._deferred = False
+        if self._rests():
+            self._impatient = self._following = False
+            self._pressure.settle(0)
+            return
         if self._can_wait():
             self._be_patient()
             return
         now = time.monotonic()
-        if 0 < len(self._backlog) < self._expected and now - self._ended < COMPANY:
+        size = len(self._backlog)
+        if 0 < size < self._expected and now - self._ended < COMPANY:
             self.wake()
             return
-        if 0 < len(self._backlog) < FEW and self._at_leisure() and self._pressure.defers(now, len(self._backlog)):
+        if 0 < size < FEW and self._at_leisure() and self._pressure.defers(now, size):
             self.wake()
             return
         self._host.handover.hold_back()
@@ -267,6 +272,12 @@ class Writer:
             self._resolve([names], operations, [])
         else:
             self._write(operations)
+
+    def _rests(self) -> bool:
+        """Whether a glance shows that there is nothing to do: as after most batches, where nobody consumes."""
+        places = self._host.places
+        busy = self._backlog or self._topics or self._stale or self._relieved or self._idle or self._patient
+        return not (busy or places.consumes or places.unresolved())
 
     def _can_wait(self) -> bool:
         """Whether all that there is to do is to write acks for which nobody waits. Half of the commits of a steady flow
@@ -389,24 +400,29 @@ class Writer:
         if self._topics_dropped:
             logger.warning("%d topic messages did not reach the other processes: too many waited", self._topics_dropped)
             self._topics_dropped = 0
-        for operation in operations:
-            if self._host.peers:
-                packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
-        small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
+        peers = self._host.peers
+        for operation in operations if peers else ():
+            packed.extend(topics.pack(m) for m in operation.sends if m.address.kind == "topic")
+        places, handover = self._host.places, self._host.handover
+        consumes = places.consumes
         batch = Batch(
             number=self._number,
             session=self._host.session,
-            version=self._host.places.version,
+            version=places.version,
             operations=operations,
-            payloads=list(topics.payloads(self._host.session, small)),
-            large_payloads=[one for one in packed if len(one) > topics.PACKED_LIMIT],
-            announce=self._host.peers,
-            draw=self._host.places.consumes or self._host.peers,
-            low=self._host.places.consumes and self._host.handover.low,
-            seen=self._host.handover.seen_id,
+            payloads=[],
+            large_payloads=[],
+            announce=peers,
+            draw=peers or consumes,
+            low=consumes and handover.low,
+            seen=handover.seen_id,
             companion=self._host.companion,
         )
-        queues = {m.address: self._host.places.queue(m.address) for op in operations for m in op.sends}
+        if packed:
+            small = [one for one in packed if len(one) <= topics.PACKED_LIMIT]
+            batch.payloads += topics.payloads(batch.session, small)
+            batch.large_payloads += [one for one in packed if len(one) > topics.PACKED_LIMIT]
+        queues = {m.address: places.queue(m.address) for op in operations for m in op.sends}
         batch.touched, self._touched = self._touched, set()
         steps = batch.steps(queues, self._claimable)
         if not steps:  # what was acked before it was written, and what went to ended reply queues

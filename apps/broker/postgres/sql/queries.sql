@@ -8,7 +8,7 @@
 -- name: fence
 -- $1 session, $2 whether nobody waits for the batch (acks without a receipt): if it is lost in a crash, its messages come
 -- again, marked. $3 whether it takes locks that others may hold for long: it waits for them briefly.
--- The first statement of every batch. Locks: the session's fence, shared, so that nobody buries the session meanwhile.
+-- The first statement of a batch, unless `write_one` is. Locks: the session's fence, shared, so that nobody buries the session meanwhile.
 SELECT pg_advisory_xact_lock_shared(1297568601, $1::int4),
        CASE WHEN $2::bool THEN set_config('synchronous_commit', 'off', true) END,
        CASE WHEN $3::bool THEN set_config('lock_timeout', '50ms', true) END;
@@ -80,24 +80,18 @@ ORDER BY b.id;
 -- $8 bodies, $9 session. The positions are drawn in this order.
 INSERT INTO msgweb.message (id, position, destination, priority, persistent, session, deliveries, headers, body)
 SELECT CASE WHEN u.id = 0 THEN u.position ELSE u.id END, CASE WHEN u.id <> 0 THEN u.position END,
-       u.destination, u.priority, u.persistent, CASE WHEN u.held THEN $9::int4 END, u.handed::int4, u.headers, u.body
+       u.destination, msgweb.valid_priority(u.priority), u.persistent, CASE WHEN u.held THEN $9::int4 END, u.handed::int4,
+       u.headers, u.body
 FROM (SELECT nextval('msgweb.message_id') AS position, x.*
       FROM unnest($1::int8[], $2::int4[], $3::int2[], $4::bool[], $5::bool[], $6::bool[], $7::bytea[], $8::bytea[])
           AS x (id, destination, priority, persistent, handed, held, headers, body)) AS u;
 
--- name: insert_persistent
--- The same for a batch of one message, which costs half: $1 id (0: the next), $2 destination, $3 priority, $4 handed over,
--- $5 and still held, $6 headers, $7 body, $8 session.
-INSERT INTO msgweb.message_persistent (id, position, destination, priority, persistent, session, deliveries, headers, body)
-SELECT CASE WHEN $1::int8 = 0 THEN position ELSE $1::int8 END, CASE WHEN $1::int8 <> 0 THEN position END, $2::int4, $3::int2,
-       true, CASE WHEN $5::bool THEN $8::int4 END, $4::bool::int4, $6::bytea, $7::bytea
-FROM nextval('msgweb.message_id') AS position;
-
--- name: insert_transient
-INSERT INTO msgweb.message_transient (id, position, destination, priority, persistent, session, deliveries, headers, body)
-SELECT CASE WHEN $1::int8 = 0 THEN position ELSE $1::int8 END, CASE WHEN $1::int8 <> 0 THEN position END, $2::int4, $3::int2,
-       false, CASE WHEN $5::bool THEN $8::int4 END, $4::bool::int4, $6::bytea, $7::bytea
-FROM nextval('msgweb.message_id') AS position;
+-- name: write_one
+-- `fence`, `enter_batch` and the insert of one message, where that is what a batch begins with: $1 to $3 as `enter_batch` has
+-- them, $4 and $5 the rest of `fence`'s, $6 persistent, $7 id (0: the next), $8 destination, $9 priority, $10 handed over,
+-- $11 and still held, $12 headers, $13 body.
+SELECT msgweb.write_one($1::int4, $2::int8, $3::int8, $4::bool, $5::bool, $6::bool, $7::int8, $8::int4, $9::int2, $10::bool,
+                        $11::bool, $12::bytea, $13::bytea);
 
 -- name: enqueue_messages
 -- What fits no plain insert: $1 destinations, $2 priorities, $3 persistent, $4 headers, $5 bodies, $6 seconds to live (0:
@@ -108,8 +102,8 @@ SELECT e.id, e.outcome, e.ready
 FROM unnest($1::int4[], $2::int2[], $3::bool[], $4::bytea[], $5::bytea[], $6::float8[], $7::float8[], $8::text[], $9::text[],
             $10::bool[])
      AS u (destination, priority, persistent, headers, body, ttl, delay, group_key, deduplication, strict),
-LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, u.priority, nullif(u.ttl, 0), u.delay,
-                       nullif(u.group_key, ''), nullif(u.deduplication, ''), u.strict) AS e;
+LATERAL msgweb.enqueue(u.destination, u.body, u.headers, u.persistent, msgweb.valid_priority(u.priority), nullif(u.ttl, 0),
+                       u.delay, nullif(u.group_key, ''), nullif(u.deduplication, ''), u.strict) AS e;
 
 -- name: bind
 -- $1 namespace, $2 pattern of topics, $3 the name of the queue that gets what is sent to them.
