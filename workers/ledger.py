@@ -44,14 +44,12 @@ class Ended:
 
     Attributes:
         state: the job's state now; None where the fence refused the finish, because somebody else has the job.
-        failures: how often the job has failed.
     """
 
-    __slots__ = ("failures", "state")
+    __slots__ = ("state",)
 
-    def __init__(self, state: str | None, failures: int) -> None:
+    def __init__(self, state: str | None) -> None:
         self.state = state
-        self.failures = failures
 
 
 #: Called with what became of a start, or with why it cannot be recorded.
@@ -252,14 +250,14 @@ class Ledger:
                 self._starts.pop(job)[1](answer)
             else:  # another message of the job has come meanwhile: it is yet to be asked about
                 self._wake(urgent=True)
-        for run, (state, failures) in written.finishes.items():
-            self._finishes.pop(run)[1](Ended(state, failures))
+        for run, state in written.finishes.items():
+            self._finishes.pop(run)[1](Ended(state))
         if written.refused:
             finished = {finish.run for finish in batch.finishes}
             for run, known in written.refused.items():
                 self._deferred.pop(run, None)
                 if run in finished and run in self._finishes:
-                    self._finishes.pop(run)[1](Ended(known, 0))
+                    self._finishes.pop(run)[1](Ended(known))
         if written.put_off:
             self._notes[:0] = [note for note in batch.notes if note.run.job in written.put_off]
             self._work.set()  # tried again after the usual pause between batches of notes
