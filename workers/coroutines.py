@@ -27,7 +27,6 @@ class Loop:
         self._supervisor = supervisor
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[Key, asyncio.Task[Any]] = {}
-        self._kept: set[asyncio.Task[None]] = set()  # the loop itself has no more than weak references to them
         self._done: list[tuple[wire.RunJob, wire.Ended]] = []
         supervisor.on_cancel = lambda key: self._call(self._cancel, key)
         threading.Thread(target=self._loop.run_forever, name="coroutines", daemon=True).start()
@@ -42,9 +41,8 @@ class Loop:
         self, desk: Desk, jobs: Sequence[wire.RunJob], finished: Finished, ended: Callable[[int], object]
     ) -> None:
         for job in jobs:
-            task = self._loop.create_task(self._do(desk, job, finished, ended))
-            self._kept.add(task)
-            task.add_done_callback(self._kept.discard)
+            # The loop keeps it until its first step, and `_tasks` from then on.
+            self._loop.create_task(self._do(desk, job, finished, ended))
 
     async def _do(self, desk: Desk, job: wire.RunJob, finished: Finished, told: Callable[[int], object]) -> None:
         began = time.monotonic()
@@ -52,11 +50,12 @@ class Loop:
         current = asyncio.current_task()
         assert current is not None
         self._tasks[key] = current  # not sooner: what is cancelled before it has run never runs
-        with desk.at_work(job) as context:
-            try:
-                outcome = await self._run(desk, job, context)
-            finally:
-                del self._tasks[key]
+        context = desk.begin(job)
+        try:
+            outcome = await self._run(desk, job, context)
+        finally:
+            del self._tasks[key]
+            desk.end(job)
         self._done.append((job, ended(job, outcome, began)))
         if len(self._done) == 1:
             self._loop.call_soon(self._report, finished, told)
