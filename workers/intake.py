@@ -172,7 +172,7 @@ class Intake:
         queue = self._queues.get(claim.subscription)
         if queue is not None:
             queue.held.discard(claim)
-            if claim in queue.waiting:
+            if claim.run is None and claim in queue.waiting:
                 queue.waiting.remove(claim)
 
     def disappointed(self, claim: Claim) -> None:

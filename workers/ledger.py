@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from uuid import UUID
 
 import psycopg
@@ -148,7 +147,8 @@ class Ledger:
     def forget(self, run: Run) -> None:
         """An attempt is over, or is not ours any more."""
         self._deferred.pop(run, None)
-        self._records.pop(run, None)
+        if self._records:
+            self._records.pop(run, None)
 
     def note(self, note: Note) -> None:
         """Record a line of the log, progress, or that the worker is to stop."""
@@ -214,7 +214,9 @@ class Ledger:
         if self._notes:
             self._work.set()
             self._urgent.set()
-        finishes = [finish for run, (finish, _) in self._finishes.items() if run not in behind]
+        finishes = [finish for finish, _ in self._finishes.values()]
+        if behind:
+            finishes = [finish for finish in finishes if finish.run not in behind]
         return self._batch([start for start, _ in self._starts.values()], notes, finishes, list(self._records))
 
     def _batch(
@@ -227,8 +229,7 @@ class Ledger:
         deferred = self._deferred
         if not deferred:
             return Batch(starts, notes, finishes, records=records)
-        runs = chain((note.run for note in notes), (finish.run for finish in finishes), records)
-        return Batch(starts, notes, finishes, {run: deferred[run] for run in runs if run in deferred}, records)
+        return Batch(starts, notes, finishes, deferred.copy(), records)
 
     async def _write(self, batch: Batch) -> None:
         if not (batch.starts or batch.notes or batch.finishes or batch.records):
@@ -241,6 +242,10 @@ class Ledger:
     def _settle(self, batch: Batch, written: Written) -> None:
         for run in written.recorded:
             self._deferred.pop(run, None)
+        done = Ended("succeeded")
+        for run in written.completed:
+            self._deferred.pop(run, None)
+            self._finishes.pop(run)[1](done)
         for run in batch.records:
             if run.job not in written.put_off and (recorded := self._records.pop(run, None)) is not None:
                 recorded()

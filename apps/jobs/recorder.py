@@ -111,12 +111,15 @@ class Finish(NamedTuple):
     seconds: float = 0.0
 
 
+Whole = tuple[Finish, Start]  # the end of an attempt whose start was deferred, and that
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What goes into one transaction. The notes precede the finishes; a job's start stands alone.
 
     Attributes:
-        deferred: the starts of those runs of the batch whose start was deferred.
+        deferred: the starts of runs whose start was deferred; those of the batch are among them.
         records: those of them whose start is to be written now in any case.
     """
 
@@ -163,6 +166,7 @@ class Written:
     Attributes:
         starts: the answers, by job. A start that is in none of these was put off.
         finishes: the job's state, by run.
+        completed: the same of those that were recorded at once, start and end: they have succeeded.
         refused: runs that the fence turned away, with the job's state where the job is still in that attempt (then
             an earlier write of the same finish took effect), or None where somebody else has it.
         put_off: jobs whose rows were locked elsewhere; nothing of theirs was written.
@@ -172,6 +176,7 @@ class Written:
 
     starts: dict[UUID, Started | NotStarted] = field(default_factory=dict)
     finishes: dict[Run, str] = field(default_factory=dict)
+    completed: list[Run] = field(default_factory=list)
     refused: dict[Run, str | None] = field(default_factory=dict)
     put_off: set[UUID] = field(default_factory=set)
     cancelled: set[Run] = field(default_factory=set)
@@ -210,24 +215,26 @@ class Recorder:
             await self._statements.run([("rollback", {})])
             raise
 
-    async def _write(self, batch: Batch, wholes: Sequence[Finish]) -> Written:
+    async def _write(self, batch: Batch, wholes: Sequence[Whole]) -> Written:
         """Two round trips, mostly: what is compared, and all that follows from it.
 
         Args:
-            wholes: those of the finishes that are tried without a lock.
+            wholes: those of the finishes that are tried without a lock, with their starts.
         """
         written = Written()
-        tried = set(map(id, wholes))
-        finishes = [item for item in batch.finishes if id(item) not in tried]
+        finishes: Sequence[Finish] = batch.finishes
+        if wholes:
+            tried = {id(item) for item, _ in wholes}
+            finishes = [item for item in finishes if id(item) not in tried]
         opening: list[Step] = [("begin", {})]
         if wholes:
-            opening += [("briefly", {}), self._completing(wholes, batch.deferred, free=True)]
+            opening += [("briefly", {}), self._completing(wholes, free=True)]
         runs = {item.run for item in chain(batch.notes, finishes)}
         runs.update(batch.records)
         ids = {start.job for start in batch.starts} | {run.job for run in runs}
         if not (ids or wholes):
             return written
-        _, *answers = await self._statements.run(opening + _looks(ids, batch))
+        _, *answers = await self._statements.run(opening + _looks(ids, runs, batch))
         rows: dict[UUID, Row] = {}
         alive: set[int] = set()
         _see(answers[len(opening) - 1 :], rows, alive)
@@ -235,16 +242,18 @@ class Recorder:
         asking: list[UUID] = []
         if wholes:
             done, replying, followed = (found or () for found in answers[1][0])
-            asking = [wholes[place - 1].run.job for place in replying]
+            asking = [wholes[place - 1][0].run.job for place in replying]
             if len(done) < len(wholes):
                 places = {place - 1 for place in done}
-                left = [item for place, item in enumerate(wholes) if place not in places]
+                left = [item for place, (item, _) in enumerate(wholes) if place not in places]
                 wholes = [wholes[place] for place in sorted(places)]
-                finishes += left
-                runs.update(item.run for item in left)
-                more = {item.run.job for item in left}
+                finishes = [*finishes, *left]
+                remaining = [item.run for item in left]
+                runs.update(remaining)
+                more = {run.job for run in remaining}
                 ids |= more
-                _see(await self._statements.run(_looks(more, batch)), rows, alive)
+                _see(await self._statements.run(_looks(more, remaining, batch)), rows, alive)
+            written.completed = [item.run for item, _ in wholes]
         await self._recover([start.job for start in batch.starts if start.delivery > 1], rows)
         if len(rows) < len(ids):
             peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(i for i in ids if i not in rows))}
@@ -289,19 +298,19 @@ class Recorder:
         ended = [item.run.job for item in late] + [job for job, _ in ends]
         changed = {*taken, *blocked, *(note.run.job for note in notes), *ended}
         asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
-        changed.update(item.run.job for item in wholes)
-        if not changed:  # locks are all that there was
+        completed = [run.job for run in written.completed]
+        if not (changed or completed):  # locks are all that there was
             await self._statements.run([("rollback", {})])
             return written
-        told: list[Step] = [("notify", {"channel": EVENTS, "ids": uuid_array(changed)}), ("commit", {})]
+        watched = uuid_array(chain(completed, changed))
+        told: list[Step] = [("notify", {"channel": EVENTS, "ids": watched}), ("commit", {})]
         workers = list({(start.worker, start.outside) for start in taken.values()})
         steps = [self._starting(list(taken.values()), rows, *worker) for worker in workers]
         steps += _noting(notes, marks)
-        if wholes:
-            completed = uuid_array(item.run.job for item in wholes)
-            steps.append(("follow_completed", {"ids": completed, "followed": uuid_array(followed)}))
+        if completed:
+            steps.append(("follow_completed", {"ids": uuid_array(completed), "followed": uuid_array(followed)}))
         if late:
-            steps.append(self._completing(late, batch.deferred, free=False))
+            steps.append(self._completing([(item, batch.deferred[item.run]) for item in late], free=False))
             asking += [item.run.job for item in late if rows[item.run.job][12]]
         if ends:
             steps.append(_ending(ends))
@@ -316,8 +325,8 @@ class Recorder:
         outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
         for item in finishes:
             written.finishes[item.run] = outcomes[item.run.job][1]
-        written.finishes.update((item.run, "succeeded") for item in chain(wholes, late))
-        written.recorded = unbegun.union(item.run for item in wholes)
+        written.finishes.update((item.run, "succeeded") for item in late)
+        written.recorded = unbegun
         if asked or asking:
             if asking:
                 outcomes.update((row[0], row) for row in await self._rows("replies", ids=uuid_array(asking)))
@@ -414,9 +423,9 @@ class Recorder:
             "pid": self._pid if outside is None else None,
         }
 
-    def _completing(self, wholes: Sequence[Finish], deferred: Mapping[Run, Start], *, free: bool) -> Step:
-        runs = [item.run for item in wholes]
-        starts = [deferred[run] for run in runs]
+    def _completing(self, wholes: Sequence[Whole], *, free: bool) -> Step:
+        runs = [item.run for item, _ in wholes]
+        starts = [start for _, start in wholes]
         return "complete", {
             "ids": uuid_array([run.job for run in runs]),
             "attempts": number_array([run.attempt for run in runs]),
@@ -425,8 +434,8 @@ class Recorder:
             "workers": number_array([run.worker for run in runs]),
             "sessions": number_array({run.worker for run in runs}),
             "free": free,
-            "seconds": number_array([item.seconds for item in wholes]),
-            "results": "[%s]" % ",".join([item.result or "null" for item in wholes]),  # noqa: UP031
+            "seconds": number_array([item.seconds for item, _ in wholes]),
+            "results": "[%s]" % ",".join([item.result or "null" for item, _ in wholes]),  # noqa: UP031
             "host": self._host,
             "pid": self._pid,
         }
@@ -505,22 +514,23 @@ def _is_whole(item: Finish, begin_first: Container[Run]) -> bool:
     return item.outcome == "succeeded" and item.run not in begin_first
 
 
-def _wholes(batch: Batch) -> list[Finish]:
-    """The finishes that are one write with their start."""
-    deferred = batch.deferred
-    if not deferred:
+def _wholes(batch: Batch) -> list[Whole]:
+    """The finishes that are one write with their start, with that."""
+    if not batch.deferred:
         return []
+    find = batch.deferred.get
+    found = [(item, start) for item in batch.finishes if item.outcome == "succeeded" and (start := find(item.run))]
     begin_first = {note.run for note in batch.notes}.union(batch.records)
-    return [item for item in batch.finishes if item.run in deferred and _is_whole(item, begin_first)]
+    return [(item, start) for item, start in found if item.run not in begin_first] if begin_first else found
 
 
-def _looks(ids: Collection[UUID], batch: Batch) -> list[Step]:
+def _looks(ids: Collection[UUID], runs: Iterable[Run], batch: Batch) -> list[Step]:
     """Lock the rows of jobs, and see whether the sessions live under which starts were deferred."""
     if not ids:
         return []
     steps: list[Step] = [("lock", {"ids": uuid_array(ids)})]
     if batch.deferred:
-        steps.append(("alive", {"sessions": list({run.worker for run in batch.deferred})}))
+        steps.append(("alive", {"sessions": list({run.worker for run in runs})}))
     return steps
 
 

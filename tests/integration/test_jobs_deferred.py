@@ -103,7 +103,7 @@ def test_nothing_is_written_before_the_end_and_then_start_and_end_at_once(
     job.refresh_from_db()
     assert (job.state, job.attempt, Attempt.objects.filter(job=job).count()) == ("ready", 0, 0)
     written = finish(worker, run, start)
-    assert written.finishes == {run: "succeeded"}
+    assert (written.completed, written.finishes) == ([run], {})
     job.refresh_from_db()
     assert (job.state, job.attempt, job.delivery, job.worker, job.result) == ("succeeded", 1, 1, None, {"a": 1})
     assert states(job) == [("ready", 0), ("running", 1), ("succeeded", 1)]
