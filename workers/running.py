@@ -181,7 +181,7 @@ def do(desk: Desk, job: wire.RunJob) -> wire.Ended:
 
 def ended(job: wire.RunJob, outcome: outcomes.Outcome, began: float) -> wire.Ended:
     """What an attempt came to, for the supervisor. `began` by `time.monotonic()`."""
-    seconds = time.monotonic() - began
+    seconds = round(time.monotonic() - began, 6)  # more digits take longer to write than to measure
     return wire.Ended(job.job, outcome.name, seconds, outcome.result, outcome.error, outcome.again, outcome.pause)
 
 

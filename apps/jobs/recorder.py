@@ -302,13 +302,14 @@ class Recorder:
         if not (changed or completed):  # locks are all that there was
             await self._statements.run([("rollback", {})])
             return written
-        watched = uuid_array(chain(completed, changed))
+        told_of = uuid_array(completed)
+        watched = told_of if not changed else uuid_array(chain(completed, changed))
         told: list[Step] = [("notify", {"channel": EVENTS, "ids": watched}), ("commit", {})]
         workers = list({(start.worker, start.outside) for start in taken.values()})
         steps = [self._starting(list(taken.values()), rows, *worker) for worker in workers]
         steps += _noting(notes, marks)
         if completed:
-            steps.append(("follow_completed", {"ids": uuid_array(completed), "followed": uuid_array(followed)}))
+            steps.append(("follow_completed", {"ids": told_of, "followed": uuid_array(followed)}))
         if late:
             steps.append(self._completing([(item, batch.deferred[item.run]) for item in late], free=False))
             asking += [item.run.job for item in late if rows[item.run.job][12]]
