@@ -36,7 +36,7 @@ class Worker:
         written = self.write(Batch(finishes=[Finish(run, outcome, **details)]))
         if run in written.refused:
             return None
-        return written.finishes[run][0]
+        return written.finishes[run]
 
     def _with_recorder(self, call: Callable[[Recorder], Awaitable[T]]) -> T:
         async def main() -> T:

@@ -75,7 +75,7 @@ class Admissions:
     def begin(self, start: Start, begun: Begun, *, short: bool) -> None:
         """Admit an attempt if it is to be a short one, or have the ledger record that it begins. Calls back at once if
         it was admitted with its claim."""
-        admitted = self._claimed.pop(start, None)
+        admitted = self._claimed.pop(start, None) if self._claimed else None
         if admitted is not None:
             begun(admitted)
         elif short:

@@ -55,7 +55,8 @@ class Claim:
 
     def settle(self) -> None:
         """No timer runs for it any more."""
-        for timer in (self.grace, self.deadline):
-            if timer is not None:
-                timer.cancel()
+        if self.grace is not None:
+            self.grace.cancel()
+        if self.deadline is not None:
+            self.deadline.cancel()
         self.grace = self.deadline = None

@@ -1,6 +1,8 @@
 """Jobs that share a slot: coroutines in one event loop, plain functions in threads."""
 
 import asyncio
+import gc
+import inspect
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,6 +18,9 @@ from workers.transport import Supervisor
 
 Key = tuple[str, int]
 
+#: When a slot of coroutines looks for garbage that refers to itself: hundreds of jobs that are under way are none.
+COLLECTED = 5_000, 20, 50
+
 
 class Loop:
     """An event loop in a thread of its own, for the coroutines of a slot.
@@ -27,8 +32,8 @@ class Loop:
         self._supervisor = supervisor
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[Key, asyncio.Task[Any]] = {}
-        self._kept: set[asyncio.Task[None]] = set()  # the loop itself has no more than weak references to them
         self._done: list[tuple[wire.RunJob, wire.Ended]] = []
+        gc.set_threshold(*COLLECTED)
         supervisor.on_cancel = lambda key: self._call(self._cancel, key)
         threading.Thread(target=self._loop.run_forever, name="coroutines", daemon=True).start()
 
@@ -42,31 +47,26 @@ class Loop:
         self, desk: Desk, jobs: Sequence[wire.RunJob], finished: Finished, ended: Callable[[int], object]
     ) -> None:
         for job in jobs:
-            task = self._loop.create_task(self._do(desk, job, finished, ended))
-            self._kept.add(task)
-            task.add_done_callback(self._kept.discard)
+            self._tasks[job.job, job.attempt] = self._loop.create_task(self._do(desk, job, finished, ended))
 
     async def _do(self, desk: Desk, job: wire.RunJob, finished: Finished, told: Callable[[int], object]) -> None:
         began = time.monotonic()
         key = job.job, job.attempt
-        current = asyncio.current_task()
-        assert current is not None
-        self._tasks[key] = current  # not sooner: what is cancelled before it has run never runs
-        with desk.at_work(job) as context:
-            try:
-                outcome = await self._run(desk, job, context)
-            finally:
-                del self._tasks[key]
+        context = desk.begin(job)
+        try:
+            outcome = await self._run(desk, job, context, key)
+        finally:
+            del self._tasks[key]
+            desk.end(job)
         self._done.append((job, ended(job, outcome, began)))
         if len(self._done) == 1:
             self._loop.call_soon(self._report, finished, told)
 
-    async def _run(self, desk: Desk, job: wire.RunJob, context: Any) -> outcomes.Outcome:
+    async def _run(self, desk: Desk, job: wire.RunJob, context: Any, key: Key) -> outcomes.Outcome:
         try:
             task, arguments = desk.prepare(job)
         except MsgwebError as error:
             return outcomes.impossible(error)
-        key = job.job, job.attempt
         try:
             if self._supervisor.cancelled(key):
                 raise asyncio.CancelledError
@@ -91,8 +91,15 @@ class Loop:
 
     def _cancel(self, key: Key) -> None:
         running = self._tasks.get(key)
-        if running is not None:
+        # What is cancelled before its first step never runs, and nobody would say that it has ended: it looks itself.
+        if running is not None and inspect.getcoroutinestate(_coroutine(running)) != inspect.CORO_CREATED:
             running.cancel()
+
+
+def _coroutine(task: "asyncio.Task[Any]") -> Coroutine[Any, Any, Any]:
+    found = task.get_coro()
+    assert isinstance(found, Coroutine)
+    return found
 
 
 class SharedRunner:

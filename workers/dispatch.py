@@ -10,6 +10,7 @@ acked together, so that a short job costs a few dozen microseconds here.
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
@@ -42,6 +43,11 @@ RECORD_SECONDS = 0.1  # after which the start of a job is recorded that was defe
 TICK_SECONDS = 0.05  # between two looks for what is held up
 FEW = 20  # jobs at work, up to which more are admitted with their claim
 SHORT_TASKS = 200  # that are named with each claim, the latest to become so
+#: The headers of a job's first message (`apps.jobs.asking.message_headers`), of a task whose name needs no escapes.
+_PLAIN = re.compile(
+    rb"task:([\w.-]+)\njob-id:([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\n"
+    rb"reply-to:/job/\2\ncontent-type:application/json\n"
+).fullmatch
 DEAD_LETTERS = "DLQ."  # + queue: where messages go that no worker can make sense of
 
 
@@ -128,13 +134,20 @@ class Dispatch:
         """`Consumer.deliver`."""
         session, now, loop_now = self._engine.session, time.monotonic(), asyncio.get_running_loop().time()
         self.quiet.clear()
+        known: dict[str, tuple[float, bool]] = {}
+        job: UUID | None
         for delivery in deliveries:
-            headers = decode_headers(delivery.headers)
-            name = headers.get("task", "")
-            expected = self._durations.expect(name)
-            claim = Claim(subscription, delivery, session, now, expected, _is_alone(name), *_named(headers))
+            if (plain := _PLAIN(delivery.headers)) is not None:
+                name, job, ticket = plain[1].decode(), UUID(plain[2].decode()), 0
+            else:
+                headers = decode_headers(delivery.headers)
+                name = headers.get("task", "")
+                job, ticket = _named(headers)
+            if (habits := known.get(name)) is None:
+                habits = known[name] = self._durations.expect(name), _is_alone(name)
+            claim = Claim(subscription, delivery, session, now, *habits, job, ticket)
             self.intake.arrive(claim, loop_now)
-            if claim.job is None:
+            if job is None:
                 self._bury(claim, "no job-id" if "job-id" not in headers else "the job-id is no UUID")
         self.flush_soon()
 
@@ -453,18 +466,20 @@ class Dispatch:
     def slot_said(self, slot: SlotProcess, message: wire.Message) -> None:
         """`process.Owner`: of one of its jobs, or of itself."""
         mine = self.roster.of(slot)
-        if isinstance(message, wire.Health):
+        if type(message) is wire.Ended:  # mostly
+            claim = mine.claims.get(message.job)
+            if claim is not None and claim.run is not None:
+                self._ended(claim, message)
+                self.roster.look_at(slot)
+        elif isinstance(message, wire.Health):
             self.roster.look_at(slot)
         elif isinstance(message, wire.Returned):
             self._returned(mine, message.jobs)
-        elif isinstance(message, wire.Ended | wire.Log | wire.Progress | wire.Record):
+        elif isinstance(message, wire.Log | wire.Progress | wire.Record):
             claim = mine.claims.get(message.job)
             if claim is None or claim.run is None:
                 if isinstance(message, wire.Log):
                     log.warning("slot %d: %s", slot.pid, message.text)
-            elif isinstance(message, wire.Ended):
-                self._ended(claim, message)
-                self.roster.look_at(slot)
             elif isinstance(message, wire.Record):
                 self._record(claim, asked=True)
             elif claim.lost:

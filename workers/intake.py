@@ -153,6 +153,8 @@ class Intake:
         """The next one, if it can be placed; else the first one of the queue that comes next, and so on. None: nothing
         that waits can."""
         waiting = [queue for queue in self._queues.values() if queue.waiting]
+        if not waiting:
+            return None
         if len(waiting) > 1:
             waiting.sort(key=lambda queue: (queue.rank if self._strict else 0, queue.turn))
         for queue in waiting:
@@ -172,7 +174,7 @@ class Intake:
         queue = self._queues.get(claim.subscription)
         if queue is not None:
             queue.held.discard(claim)
-            if claim in queue.waiting:
+            if claim.run is None and claim in queue.waiting:
                 queue.waiting.remove(claim)
 
     def disappointed(self, claim: Claim) -> None:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from uuid import UUID
 
 import psycopg
@@ -44,14 +43,12 @@ class Ended:
 
     Attributes:
         state: the job's state now; None where the fence refused the finish, because somebody else has the job.
-        failures: how often the job has failed.
     """
 
-    __slots__ = ("failures", "state")
+    __slots__ = ("state",)
 
-    def __init__(self, state: str | None, failures: int) -> None:
+    def __init__(self, state: str | None) -> None:
         self.state = state
-        self.failures = failures
 
 
 #: Called with what became of a start, or with why it cannot be recorded.
@@ -150,7 +147,8 @@ class Ledger:
     def forget(self, run: Run) -> None:
         """An attempt is over, or is not ours any more."""
         self._deferred.pop(run, None)
-        self._records.pop(run, None)
+        if self._records:
+            self._records.pop(run, None)
 
     def note(self, note: Note) -> None:
         """Record a line of the log, progress, or that the worker is to stop."""
@@ -216,7 +214,9 @@ class Ledger:
         if self._notes:
             self._work.set()
             self._urgent.set()
-        finishes = [finish for run, (finish, _) in self._finishes.items() if run not in behind]
+        finishes = [finish for finish, _ in self._finishes.values()]
+        if behind:
+            finishes = [finish for finish in finishes if finish.run not in behind]
         return self._batch([start for start, _ in self._starts.values()], notes, finishes, list(self._records))
 
     def _batch(
@@ -229,8 +229,7 @@ class Ledger:
         deferred = self._deferred
         if not deferred:
             return Batch(starts, notes, finishes, records=records)
-        runs = chain((note.run for note in notes), (finish.run for finish in finishes), records)
-        return Batch(starts, notes, finishes, {run: deferred[run] for run in runs if run in deferred}, records)
+        return Batch(starts, notes, finishes, deferred.copy(), records)
 
     async def _write(self, batch: Batch) -> None:
         if not (batch.starts or batch.notes or batch.finishes or batch.records):
@@ -243,6 +242,10 @@ class Ledger:
     def _settle(self, batch: Batch, written: Written) -> None:
         for run in written.recorded:
             self._deferred.pop(run, None)
+        done = Ended("succeeded")
+        for run in written.completed:
+            self._deferred.pop(run, None)
+            self._finishes.pop(run)[1](done)
         for run in batch.records:
             if run.job not in written.put_off and (recorded := self._records.pop(run, None)) is not None:
                 recorded()
@@ -252,14 +255,14 @@ class Ledger:
                 self._starts.pop(job)[1](answer)
             else:  # another message of the job has come meanwhile: it is yet to be asked about
                 self._wake(urgent=True)
-        for run, (state, failures) in written.finishes.items():
-            self._finishes.pop(run)[1](Ended(state, failures))
+        for run, state in written.finishes.items():
+            self._finishes.pop(run)[1](Ended(state))
         if written.refused:
             finished = {finish.run for finish in batch.finishes}
             for run, known in written.refused.items():
                 self._deferred.pop(run, None)
                 if run in finished and run in self._finishes:
-                    self._finishes.pop(run)[1](Ended(known, 0))
+                    self._finishes.pop(run)[1](Ended(known))
         if written.put_off:
             self._notes[:0] = [note for note in batch.notes if note.run.job in written.put_off]
             self._work.set()  # tried again after the usual pause between batches of notes

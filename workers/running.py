@@ -1,6 +1,5 @@
 """A job in a slot, from its task's name to its outcome."""
 
-import contextlib
 import contextvars
 import inspect
 import json
@@ -9,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +16,7 @@ from django.db import close_old_connections, connections
 from django.db.backends.signals import connection_created
 
 from apps.jobs import django_tasks, outcomes, registry
-from apps.jobs.context import LINE_LIMIT, JobContext, at_work, clean
+from apps.jobs.context import LINE_LIMIT, JobContext, clean, enter
 from apps.jobs.steps import KeptSteps
 from msgweb.errors import MsgwebError
 from workers import output, wire
@@ -38,6 +37,8 @@ def _note_opening(**_: object) -> None:
 
 
 connection_created.connect(_note_opening)
+
+_read = json.JSONDecoder().decode  # `json.loads`, without its look at what it was given
 
 #: The transport of the job that this code runs for. Threads that a task starts itself do not inherit it.
 _current: contextvars.ContextVar[SlotTransport | None] = contextvars.ContextVar("job", default=None)
@@ -68,6 +69,8 @@ class Desk:
         self._streams = output.take_over(self._sink)
         self._forked = False
         self._async: dict[str, bool] = {}
+        self._session: object = None  # of the worker, as of the latest job
+        self._worker = ""
         os.register_at_fork(after_in_child=self._let_go)
 
     @cached_property
@@ -95,29 +98,33 @@ class Desk:
             MsgwebError: another version of the code made this job.
         """
         task = registry.load(job.task)
-        arguments: dict[str, Any] = json.loads(job.arguments)
-        task.check(arguments)
+        arguments: dict[str, Any] = _read(job.arguments)
+        task.check_names(arguments)
         return task, arguments
 
-    @contextlib.contextmanager
-    def at_work(self, job: wire.RunJob) -> Iterator[JobContext]:
-        """While the job runs, whatever is said is its log."""
+    def begin(self, job: wire.RunJob) -> JobContext:
+        """The job runs from now on: in this thread's, or task's, context whatever is said is its log."""
         transport = self._running[job.job] = SlotTransport(self._supervisor, job)
-        token = _current.set(transport)
+        _current.set(transport)
         job_id = uuid.UUID(job.job)
-        worker = django_tasks.worker_id(job.worker, self._host)
+        if job.worker != self._session:
+            self._session, self._worker = job.worker, django_tasks.worker_id(job.worker, self._host)
         steps = KeptSteps(job_id, job.attempt, transport.record if job.deferred else None)
-        context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, worker)
+        context = JobContext(job_id, job.attempt, job.namespace, transport, steps, job.failures, self._worker)
+        enter(context)
+        return context
+
+    def end(self, job: wire.RunJob) -> None:
+        """It has ended, in the context that it began in."""
         try:
-            with at_work(context):
-                yield context
-        finally:
             for stream in self._streams:
                 stream.end_line()
             if len(self._running) == 1:  # of several nobody could tell whose output it is
                 self._raw.drain(end=True)
-            transport.close()
-            _current.reset(token)
+            self._running[job.job].close()
+        finally:
+            enter(None)
+            _current.set(None)
             self._running.pop(job.job, None)
 
     def _let_go(self) -> None:
@@ -154,7 +161,8 @@ def do(desk: Desk, job: wire.RunJob) -> wire.Ended:
     began = time.monotonic()
     if getattr(_opened, "any", False):
         close_old_connections()
-    with desk.at_work(job) as context:
+    context = desk.begin(job)
+    try:
         try:
             task, arguments = desk.prepare(job)
         except MsgwebError as error:
@@ -165,13 +173,15 @@ def do(desk: Desk, job: wire.RunJob) -> wire.Ended:
                 outcome = outcomes.succeeded(task(context, **arguments))
             except BaseException as error:  # noqa: BLE001  whatever a task raises, SystemExit too, is the job's failure
                 outcome = outcomes.failed(task, error, job.failures)
+    finally:
+        desk.end(job)
     clean_up()
     return ended(job, outcome, began)
 
 
 def ended(job: wire.RunJob, outcome: outcomes.Outcome, began: float) -> wire.Ended:
     """What an attempt came to, for the supervisor. `began` by `time.monotonic()`."""
-    seconds = time.monotonic() - began
+    seconds = round(time.monotonic() - began, 6)  # more digits take longer to write than to measure
     return wire.Ended(job.job, outcome.name, seconds, outcome.result, outcome.error, outcome.again, outcome.pause)
 
 

@@ -24,7 +24,6 @@ from typing import TypeVar
 import psycopg
 from django.conf import settings
 from django.db import DatabaseError, close_old_connections, connections
-from django.db.models import Max
 from psycopg import sql
 
 from apps.jobs import channels, events
@@ -218,7 +217,8 @@ class JobFeed:
         while True:
             async for notification in connection.notifies(timeout=60):
                 try:
-                    self._wake(uuid.UUID(notification.payload))
+                    for job_id in notification.payload.split():
+                        self._wake(uuid.UUID(job_id))
                 except ValueError:
                     log.warning("a notification on %s names no job: %.80r", channels.EVENTS, notification.payload)
             await connection.execute("SELECT 1")  # a minute of silence: is anybody there?
@@ -233,7 +233,7 @@ class JobFeed:
             jobs = {watch.job_id for watch in readers}
             lowest = min(watch.seen or 0 for watch in readers)
             try:
-                newest = await self.query(partial(_newest, jobs, lowest))
+                newest = await self.query(partial(events.newest, jobs, lowest))
             except Unavailable:
                 continue  # the listening connection says so in the log
             for job_id in {watch.job_id for watch in readers if newest.get(watch.job_id, 0) > (watch.seen or 0)}:
@@ -243,11 +243,6 @@ class JobFeed:
 def _read(job_id: uuid.UUID, after: int) -> Batch:
     state = Job.objects.filter(id=job_id).values_list("state", flat=True).first()
     return Batch(state, events.after(job_id, after, BATCH))
-
-
-def _newest(jobs: set[uuid.UUID], lowest: int) -> dict[uuid.UUID, int]:
-    rows = Event.objects.filter(job_id__in=jobs, id__gt=lowest).order_by().values("job_id").annotate(newest=Max("id"))
-    return {row["job_id"]: row["newest"] for row in rows}
 
 
 def _ask(question: Callable[[], T]) -> T:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.contrib.auth.decorators import login_required
-from django.db.models import Max, QuerySet
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, QueryDict, StreamingHttpResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -170,7 +170,7 @@ def job(request: HttpRequest, job_id: uuid.UUID) -> HttpResponse:
 def _job_context(job_id: uuid.UUID) -> dict[str, Any]:
     # The newest event first: what happens while the rest is read is told again by the stream, and told twice is the
     # same as once. The other way round a change could fall between the two.
-    newest = Event.objects.filter(job_id=job_id).aggregate(newest=Max("id"))["newest"] or 0
+    newest = events.newest([job_id]).get(job_id, 0)
     shown = Job.objects.select_related("progress").filter(id=job_id).first()
     if shown is None:
         raise Http404("There is no such job.")
@@ -244,7 +244,7 @@ def status(request: HttpRequest, token: str) -> HttpResponse:
 
 
 def _status_context(job_id: uuid.UUID) -> dict[str, Any]:
-    newest = Event.objects.filter(job_id=job_id).aggregate(newest=Max("id"))["newest"] or 0
+    newest = events.newest([job_id]).get(job_id, 0)
     shown = Job.objects.select_related("progress").filter(id=job_id).first()
     if shown is None:
         raise Http404("This job is not kept any more.")

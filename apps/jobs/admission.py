@@ -5,7 +5,6 @@ gets the messages then recovers them from there; so a second beginning is a seco
 """
 
 from collections.abc import Sequence
-from itertools import groupby
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -43,8 +42,11 @@ class Admission:
         if settled:
             sessions, numbers = zip(*settled, strict=True)
             steps.append(("settle_admissions", {"sessions": number_array(sessions), "numbers": number_array(numbers)}))
-        places = sorted(range(len(starts)), key=lambda place: starts[place].worker)
-        groups = [(session, list(group)) for session, group in groupby(places, lambda place: starts[place].worker)]
+        sessions_asking = {start.worker for start in starts}
+        groups = [
+            (session, [place for place, start in enumerate(starts) if start.worker == session])
+            for session in sessions_asking
+        ]
         for session, group in groups:
             asked = [starts[place] for place in group]
             steps.append(

@@ -1,6 +1,6 @@
 """The NOTIFY channels of jobs. All of them only wake: what happened is read from the tables."""
 
-#: New events of a job were committed; the payload is the job's id.
+#: New events of jobs were committed; the payload is their ids, with a space between.
 EVENTS = "msgweb_job"
 
 #: Somebody wants something of a running job (cancel); the payload is the job's id. For workers.

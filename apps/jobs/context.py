@@ -231,6 +231,11 @@ def current_job() -> JobContext:
     return context
 
 
+def enter(context: JobContext | None) -> None:
+    """From now on `current_job` is this one, in this thread or asynchronous task; None: there is none."""
+    _current.set(context)
+
+
 @contextmanager
 def at_work(context: JobContext) -> Iterator[None]:
     """Within it, `current_job` is this one."""

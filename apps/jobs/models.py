@@ -296,6 +296,8 @@ class Attempt(models.Model):
         host: where; or who, if that is a consumer of a gateway.
         pid: the process of the worker; None: a consumer outside.
         stopping_at: when its worker was told to stop, and it was still at work.
+        told_from: where it was recorded once, when it had succeeded: its two events, this one and the next, are told
+            from here (`apps.jobs.events`).
     """
 
     class Outcome(models.TextChoices):
@@ -314,6 +316,7 @@ class Attempt(models.Model):
     outcome = models.CharField(max_length=11, choices=Outcome, blank=True, default="")
     error = models.JSONField(null=True, blank=True)
     stopping_at = models.DateTimeField(null=True, blank=True)
+    told_from = models.BigIntegerField(null=True, blank=True, editable=False)
 
     class Meta:
         ordering = ["job", "number"]

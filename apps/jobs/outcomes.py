@@ -30,8 +30,13 @@ class Outcome:
     pause: float | None = None
 
 
+_NOTHING = Outcome("succeeded", result="null")
+
+
 def succeeded(value: object) -> Outcome:
     """The outcome of a task that returned; a value that cannot be kept is a failure."""
+    if value is None:
+        return _NOTHING
     try:
         result = to_json(value)
     except ValueError as error:

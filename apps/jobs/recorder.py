@@ -8,11 +8,12 @@ put off. So nothing that a worker writes ever waits for anybody, and no two batc
 The start of a short job may be deferred: it is admitted, but written only along with the first thing that is to be
 recorded of the attempt, which mostly is its end; then the whole attempt is one change of the row. The fence of such an
 attempt is that nothing has changed since it was admitted, and that its session lives. Whoever would change the job from
-outside asks `msgweb.is_held` first (`apps.jobs.control`).
+outside asks `msgweb.is_held` first (`apps.jobs.control`). Rows that nobody has locked meanwhile are changed without
+being locked and read first; the others, few, go the way of all.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import chain
@@ -110,12 +111,15 @@ class Finish(NamedTuple):
     seconds: float = 0.0
 
 
+Whole = tuple[Finish, Start]  # the end of an attempt whose start was deferred, and that
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """What goes into one transaction. The notes precede the finishes; a job's start stands alone.
 
     Attributes:
-        deferred: the starts of those runs of the batch whose start was deferred.
+        deferred: the starts of runs whose start was deferred; those of the batch are among them.
         records: those of them whose start is to be written now in any case.
     """
 
@@ -161,7 +165,8 @@ class Written:
 
     Attributes:
         starts: the answers, by job. A start that is in none of these was put off.
-        finishes: the job's state and its failures so far, by run.
+        finishes: the job's state, by run.
+        completed: the same of those that were recorded at once, start and end: they have succeeded.
         refused: runs that the fence turned away, with the job's state where the job is still in that attempt (then
             an earlier write of the same finish took effect), or None where somebody else has it.
         put_off: jobs whose rows were locked elsewhere; nothing of theirs was written.
@@ -170,7 +175,8 @@ class Written:
     """
 
     starts: dict[UUID, Started | NotStarted] = field(default_factory=dict)
-    finishes: dict[Run, tuple[str, int]] = field(default_factory=dict)
+    finishes: dict[Run, str] = field(default_factory=dict)
+    completed: list[Run] = field(default_factory=list)
     refused: dict[Run, str | None] = field(default_factory=dict)
     put_off: set[UUID] = field(default_factory=set)
     cancelled: set[Run] = field(default_factory=set)
@@ -198,27 +204,56 @@ class Recorder:
             psycopg.DatabaseError: something in the batch cannot be kept; nothing of it was.
         """
         try:
-            return await self._write(batch)
+            return await self._write(batch, _wholes(batch))
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+            # Somebody locked one of them just when it was to be changed: so all are locked first, but for that one.
+            await self._statements.run([("rollback", {})])
+            return await self._write(batch, [])
         except psycopg.OperationalError:
             raise
         except psycopg.DatabaseError:
             await self._statements.run([("rollback", {})])
             raise
 
-    async def _write(self, batch: Batch) -> Written:
-        """Two round trips, mostly: what is compared, and all that follows from it."""
+    async def _write(self, batch: Batch, wholes: Sequence[Whole]) -> Written:
+        """Two round trips, mostly: what is compared, and all that follows from it.
+
+        Args:
+            wholes: those of the finishes that are tried without a lock, with their starts.
+        """
         written = Written()
-        runs = {item.run for item in chain(batch.notes, batch.finishes)}
+        finishes: Sequence[Finish] = batch.finishes
+        if wholes:
+            tried = {id(item) for item, _ in wholes}
+            finishes = [item for item in finishes if id(item) not in tried]
+        opening: list[Step] = [("begin", {})]
+        if wholes:
+            opening += [("briefly", {}), self._completing(wholes, free=True)]
+        runs = {item.run for item in chain(batch.notes, finishes)}
         runs.update(batch.records)
         ids = {start.job for start in batch.starts} | {run.job for run in runs}
-        if not ids:
+        if not (ids or wholes):
             return written
-        looks: list[Step] = [("begin", {}), ("lock", {"ids": uuid_array(ids)})]
-        if batch.deferred:
-            looks.append(("alive", {"sessions": list({run.worker for run in batch.deferred})}))
-        _, locked, *lives = await self._statements.run(looks)
-        alive = {row[0] for row in chain.from_iterable(lives)}
-        rows = {row[0]: row for row in locked}
+        _, *answers = await self._statements.run(opening + _looks(ids, runs, batch))
+        rows: dict[UUID, Row] = {}
+        alive: set[int] = set()
+        _see(answers[len(opening) - 1 :], rows, alive)
+        followed: Sequence[UUID] = ()
+        asking: list[UUID] = []
+        if wholes:
+            done, replying, followed = (found or () for found in answers[1][0])
+            asking = [wholes[place - 1][0].run.job for place in replying]
+            if len(done) < len(wholes):
+                places = {place - 1 for place in done}
+                left = [item for place, (item, _) in enumerate(wholes) if place not in places]
+                wholes = [wholes[place] for place in sorted(places)]
+                finishes = [*finishes, *left]
+                remaining = [item.run for item in left]
+                runs.update(remaining)
+                more = {run.job for run in remaining}
+                ids |= more
+                _see(await self._statements.run(_looks(more, remaining, batch)), rows, alive)
+            written.completed = [item.run for item, _ in wholes]
         await self._recover([start.job for start in batch.starts if start.delivery > 1], rows)
         if len(rows) < len(ids):
             peeked = {row[0]: row for row in await self._rows("peek", ids=uuid_array(i for i in ids if i not in rows))}
@@ -249,34 +284,40 @@ class Recorder:
         await self._count_deaths([one for one in orphans if one.job not in written.put_off])
         notes = [note for note in batch.notes if note.run in admitted]
         marks = list({note.run: note for note in notes if isinstance(note, Mark)}.values())
-        finishes = [item for item in batch.finishes if item.run in admitted]
-        wholes = []
+        finishes = [item for item in finishes if item.run in admitted]
+        late: list[Finish] = []
         if unbegun:
             begin_first = {note.run for note in notes}.union(batch.records)
-            wholes = [item for item in finishes if _is_whole(item, unbegun, begin_first)]
-            for run in unbegun.difference(item.run for item in wholes):
+            late = [item for item in finishes if item.run in unbegun and _is_whole(item, begin_first)]
+            for run in unbegun.difference(item.run for item in late):
                 taken[run.job] = batch.deferred[run]
-            if wholes:
-                finishes = [item for item in finishes if not _is_whole(item, unbegun, begin_first)]
+            if late:
+                finishes = [item for item in finishes if not (item.run in unbegun and _is_whole(item, begin_first))]
         ends = [(item.run.job, item) for item in finishes]
         ends += over.items()
-        ended = [item.run.job for item in wholes] + [job for job, _ in ends]
+        ended = [item.run.job for item in late] + [job for job, _ in ends]
         changed = {*taken, *blocked, *(note.run.job for note in notes), *ended}
-        if not changed:  # locks are all that there was
+        asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
+        completed = [run.job for run in written.completed]
+        if not (changed or completed):  # locks are all that there was
             await self._statements.run([("rollback", {})])
             return written
-        told: list[Step] = [("notify", {"channel": EVENTS, "ids": uuid_array(changed)}), ("commit", {})]
-        asked = any(rows[job][12] for job in changed)  # somebody may want a reply: it depends on what follows
+        told_of = uuid_array(completed)
+        watched = told_of if not changed else uuid_array(chain(completed, changed))
+        told: list[Step] = [("notify", {"channel": EVENTS, "ids": watched}), ("commit", {})]
         workers = list({(start.worker, start.outside) for start in taken.values()})
         steps = [self._starting(list(taken.values()), rows, *worker) for worker in workers]
         steps += _noting(notes, marks)
-        if wholes:
-            steps.append(self._completing(wholes, batch.deferred))
+        if completed:
+            steps.append(("follow_completed", {"ids": told_of, "followed": uuid_array(followed)}))
+        if late:
+            steps.append(self._completing([(item, batch.deferred[item.run]) for item in late], free=False))
+            asking += [item.run.job for item in late if rows[item.run.job][12]]
         if ends:
             steps.append(_ending(ends))
         if ended:
             steps.append(("follow", {"ids": uuid_array(ended)}))
-        results = await self._statements.run(steps if asked else [*steps, *told])
+        results = await self._statements.run(steps if asked or asking else [*steps, *told])
         began = {start.job for start in batch.starts}
         for (worker, _), begun in zip(workers, results, strict=False):
             for job, attempt, *what in begun:
@@ -284,13 +325,12 @@ class Recorder:
                     written.starts[job] = Started(Run(job, attempt, worker), *what)
         outcomes = {row[0]: row for row in results[len(steps) - 2]} if ends else {}
         for item in finishes:
-            written.finishes[item.run] = outcomes[item.run.job][1:3]
-        for item in wholes:
-            written.finishes[item.run] = "succeeded", rows[item.run.job][15]
+            written.finishes[item.run] = outcomes[item.run.job][1]
+        written.finishes.update((item.run, "succeeded") for item in late)
         written.recorded = unbegun
-        if asked:
-            if wholes:
-                outcomes.update((row[0], row) for row in results[len(steps) - (3 if ends else 2)])
+        if asked or asking:
+            if asking:
+                outcomes.update((row[0], row) for row in await self._rows("replies", ids=uuid_array(asking)))
             await self._tell_askers(marks, rows, outcomes)
             await self._statements.run(told)
         return written
@@ -384,13 +424,19 @@ class Recorder:
             "pid": self._pid if outside is None else None,
         }
 
-    def _completing(self, wholes: Sequence[Finish], deferred: Mapping[Run, Start]) -> Step:
+    def _completing(self, wholes: Sequence[Whole], *, free: bool) -> Step:
+        runs = [item.run for item, _ in wholes]
+        starts = [start for _, start in wholes]
         return "complete", {
-            "ids": uuid_array([item.run.job for item in wholes]),
-            "deliveries": number_array(deferred[item.run].delivery for item in wholes),
-            "workers": number_array(item.run.worker for item in wholes),
-            "seconds": number_array(item.seconds for item in wholes),
-            "results": "[%s]" % ",".join([item.result or "null" for item in wholes]),  # noqa: UP031
+            "ids": uuid_array([run.job for run in runs]),
+            "attempts": number_array([run.attempt for run in runs]),
+            "deliveries": number_array([start.delivery for start in starts]),
+            "tickets": number_array([start.ticket for start in starts]),
+            "workers": number_array([run.worker for run in runs]),
+            "sessions": number_array({run.worker for run in runs}),
+            "free": free,
+            "seconds": number_array([item.seconds for item, _ in wholes]),
+            "results": "[%s]" % ",".join([item.result or "null" for item, _ in wholes]),  # noqa: UP031
             "host": self._host,
             "pid": self._pid,
         }
@@ -464,9 +510,37 @@ def _is_unbegun(row: Row, run: Run, start: Start | None) -> bool:
     )
 
 
-def _is_whole(item: Finish, unbegun: set[Run], begin_first: set[Run]) -> bool:
-    """Whether its start and its end are one write."""
-    return item.outcome == "succeeded" and item.run in unbegun and item.run not in begin_first
+def _is_whole(item: Finish, begin_first: Container[Run]) -> bool:
+    """Whether its start, which was deferred, and its end are one write."""
+    return item.outcome == "succeeded" and item.run not in begin_first
+
+
+def _wholes(batch: Batch) -> list[Whole]:
+    """The finishes that are one write with their start, with that."""
+    if not batch.deferred:
+        return []
+    find = batch.deferred.get
+    found = [(item, start) for item in batch.finishes if item.outcome == "succeeded" and (start := find(item.run))]
+    begin_first = {note.run for note in batch.notes}.union(batch.records)
+    return [(item, start) for item, start in found if item.run not in begin_first] if begin_first else found
+
+
+def _looks(ids: Collection[UUID], runs: Iterable[Run], batch: Batch) -> list[Step]:
+    """Lock the rows of jobs, and see whether the sessions live under which starts were deferred."""
+    if not ids:
+        return []
+    steps: list[Step] = [("lock", {"ids": uuid_array(ids)})]
+    if batch.deferred:
+        steps.append(("alive", {"sessions": list({run.worker for run in runs})}))
+    return steps
+
+
+def _see(answers: Sequence[Sequence[Row]], rows: dict[UUID, Row], alive: set[int]) -> None:
+    """What `_looks` found."""
+    for locked in answers[:1]:
+        rows.update((row[0], row) for row in locked)
+    for living in answers[1:]:
+        alive.update(row[0] for row in living)
 
 
 def _run(start: Start) -> Run:

@@ -108,9 +108,7 @@ class Task(Generic[P, R]):
         Raises:
             BadArguments, LimitExceeded: as `check`.
         """
-        names = arguments.keys()
-        if not (names <= self.known and self.required <= names):
-            self._refuse(arguments)
+        self.check_names(arguments)
         try:
             text = to_json(arguments)
         except ValueError as error:
@@ -118,6 +116,16 @@ class Task(Generic[P, R]):
         if len(text) > ARGUMENTS_LIMIT:
             raise LimitExceeded(f"a job's arguments take at most {ARGUMENTS_LIMIT} bytes, not {len(text)}")
         return text
+
+    def check_names(self, arguments: Mapping[str, Any]) -> None:
+        """The same of arguments that were JSON until now.
+
+        Raises:
+            BadArguments: an argument is missing or unknown.
+        """
+        names = arguments.keys()
+        if not (names <= self.known and self.required <= names):
+            self._refuse(arguments)
 
     def _refuse(self, arguments: Mapping[str, Any]) -> NoReturn:
         known = {parameter.name for parameter in self.parameters}

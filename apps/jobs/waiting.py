@@ -35,7 +35,7 @@ def wait_final(job_id: uuid.UUID, seconds: float) -> Job:
             if left <= 0:
                 break
             for notification in listener.notifies(timeout=min(left, POLL_SECONDS)):
-                if notification.payload == str(job_id):
+                if str(job_id) in notification.payload.split():
                     break
             job = _load(job_id)
     return job

@@ -282,7 +282,7 @@ def test_jobs_that_are_recorded_whole_are_noted_by_one_row_a_batch(home: str, co
         written = worker.write(
             Batch(finishes=[Finish(run, "succeeded", result=Json("1")) for run in starts], deferred=starts)
         )
-    assert len(written.finishes) == 20
+    assert len(written.completed) == 20
     assert execute("SELECT succeeded, failed FROM msgweb.jobs_ended WHERE namespace = %s", [home]) == [(20, 0)]
 
 

@@ -101,7 +101,7 @@ def test_nothing_is_written_before_the_end_and_then_start_and_end_at_once(
     job.refresh_from_db()
     assert (job.state, job.attempt, Attempt.objects.filter(job=job).count()) == ("ready", 0, 0)
     written = finish(worker, run, start)
-    assert written.finishes == {run: ("succeeded", 0)}
+    assert (written.completed, written.finishes) == ([run], {})
     job.refresh_from_db()
     assert (job.state, job.attempt, job.delivery, job.worker, job.result) == ("succeeded", 1, 1, None, {"a": 1})
     assert states(job) == [("ready", 0), ("running", 1), ("succeeded", 1)]
@@ -160,7 +160,7 @@ def test_a_failure_and_what_follows_from_it_are_as_of_any_attempt(
     job = submit(namespace, "samples.fail", {})
     run, start = admitted(conninfo, job, worker)
     written = finish(worker, run, start, "failed", error=ERROR, pause=60.0)
-    assert written.finishes == {run: ("waiting", 1)}
+    assert written.finishes == {run: "waiting"}
     assert states(job) == [("ready", 0), ("running", 1), ("waiting", 1)]
     assert [attempt.outcome for attempt in Attempt.objects.filter(job=job)] == ["failed"]
 
@@ -237,7 +237,7 @@ def test_an_end_is_put_off_while_somebody_holds_the_row(conninfo: str, namespace
     with psycopg.connect(conninfo) as holder:
         holder.execute("SELECT FROM jobs_job WHERE id = %s FOR NO KEY UPDATE", [job.id])
         assert finish(worker, run, start).put_off == {job.id}
-    assert finish(worker, run, start).finishes == {run: ("succeeded", 0)}
+    assert finish(worker, run, start).finishes == {run: "succeeded"}
 
 
 def test_what_a_worker_has_in_its_hands_is_cancelled_by_asking_it(
@@ -249,7 +249,7 @@ def test_what_a_worker_has_in_its_hands_is_cancelled_by_asking_it(
     cancelled = control.cancel(job.id, "the test")
     assert cancelled.state == "ready"
     assert cancelled.cancel_requested_at is not None
-    assert finish(worker, run, start).finishes == {run: ("succeeded", 0)}  # it was done already
+    assert finish(worker, run, start).finishes == {run: "succeeded"}  # it was done already
 
 
 def test_what_a_worker_has_but_did_not_begin_is_cancelled_when_it_would(

@@ -16,17 +16,31 @@ FROM jobs_job WHERE id = ANY (%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE SKI
 -- expiry, no attempt of a worker that died) and keeps no time. One row of `jobs_admission` says which those are.
 --   ids uuid[], deliveries int[], tickets int[]: in order. session int, number bigint, host text, pid int: who asks
 -- Returns for each of them its position, from 1.
--- Locks: the rows FOR NO KEY UPDATE for a moment, skipping those that others hold: whoever changes a job at this moment
--- from outside is heard first.
-WITH fresh AS MATERIALIZED (
-    SELECT g.position, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+-- Whoever changes a job at this moment from outside is heard first: it has locked the row. A row that nobody has locked
+-- since it was written (its xmax is 0) need not be locked to know that: who locks it after this look sees, once it has the
+-- lock, that the message is held, since that was committed before.
+-- Locks: the other rows FOR NO KEY UPDATE for a moment, skipping those that others hold.
+WITH asked AS MATERIALIZED (
+    SELECT g.position, j.xmax = '0' AS untouched, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures,
+        j.ticket, g.delivery
     FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[])) WITH ORDINALITY
         AS g (id, delivery, ticket, position)
     JOIN jobs_job j ON j.id = g.id
     WHERE j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = g.ticket AND j.delivery <= g.delivery
       AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
       AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
+), locked AS MATERIALIZED (
+    SELECT a.position, j.id, j.attempt, j.task, j.namespace, j.arguments::text, j.failures
+    FROM asked a JOIN jobs_job j ON j.id = a.id
+    WHERE NOT a.untouched  -- and as above, since it may have changed before it could be locked
+      AND j.state IN ('ready', 'scheduled', 'waiting') AND j.ticket = a.ticket AND j.delivery <= a.delivery
+      AND j.held_at IS NULL AND j.cancel_requested_at IS NULL AND j.limits IS NULL AND j.expires_at IS NULL
+      AND j.timeout IS NULL AND j.deaths = 0 AND (j.on_death = 'resume' OR j.on_death = 'retry' AND j.attempt = 0)
     FOR NO KEY UPDATE OF j SKIP LOCKED
+), fresh AS MATERIALIZED (
+    SELECT position, id, attempt, task, namespace, arguments, failures FROM asked WHERE untouched
+    UNION ALL
+    SELECT position, id, attempt, task, namespace, arguments, failures FROM locked
 ), traced AS (
     INSERT INTO jobs_admission (session, number, host, pid, jobs, attempts)
     SELECT %(session)s, %(number)s, %(host)s, %(pid)s, array_agg(id), array_agg(attempt + 1) FROM fresh HAVING count(*) > 0
@@ -234,36 +248,59 @@ FROM told d WHERE j.id = d.id
 RETURNING j.id, j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result::text, j.error::text
 
 -- name: complete
--- Attempts that succeeded before their start was written: start and end as one change of the row. `follow` comes after it.
---   ids uuid[], deliveries int[], workers bigint[], seconds float8[] (how long each took), results jsonb (a list),
+-- Attempts that succeeded before their start was written, as one change of each row: of jobs that are still as they were
+-- when they were admitted, under sessions that live. The attempt's row tells of both, so they are no events of their own
+-- (`apps.jobs.events`). It needs no lock before it: it passes over rows that anybody has locked, or locks, since the job was
+-- given its present state. Should somebody do so in the same moment, it waits for the time that `briefly` grants, and fails.
+-- `follow_completed` comes after it.
+--   ids uuid[], attempts int[], deliveries int[], tickets int[], workers int[], seconds float8[] (how long each took),
+--   results jsonb (a list): in order; free bool: whether to pass over those; sessions int[]: the workers, each once;
 --   host text, pid int
--- Returns those of them that somebody wants a reply of, as `finish`.
-WITH given AS (
-    SELECT *, clock_timestamp() AS ended FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(deliveries)s::int[]),
-        unnest(%(workers)s::bigint[]), unnest(%(seconds)s::float8[]), jsonb_array_elements(%(results)s::jsonb))
-        AS g (id, delivery, worker, seconds, result)
+-- Returns the places (from 1) of those that are done; of them, of those that somebody wants a reply of; and the ids of those
+-- that something follows: limits, a batch. One row.
+-- Locks: the sessions live until the end of the transaction.
+WITH living AS MATERIALIZED (
+    SELECT msgweb.living_sessions(%(sessions)s::int[]) AS id
+), given AS (
+    SELECT *, clock_timestamp() AS ended FROM ROWS FROM (unnest(%(ids)s::uuid[]), unnest(%(attempts)s::int[]),
+        unnest(%(deliveries)s::int[]), unnest(%(tickets)s::int[]), unnest(%(workers)s::int[]),
+        unnest(%(seconds)s::float8[]), jsonb_array_elements(%(results)s::jsonb)) WITH ORDINALITY
+        AS g (id, attempt, delivery, ticket, worker, seconds, result, place)
+    WHERE worker = ANY (ARRAY(SELECT id FROM living))
 ), done AS (
     UPDATE jobs_job j
-    SET state = 'succeeded', attempt = j.attempt + 1, delivery = g.delivery, worker = NULL, blocked_on = NULL,
+    SET state = 'succeeded', attempt = g.attempt, delivery = g.delivery, worker = NULL, blocked_on = NULL,
         started_at = coalesce(j.started_at, g.ended - make_interval(secs => g.seconds)), finished_at = g.ended,
         result = g.result, error = NULL
-    FROM given g WHERE j.id = g.id
-    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended,
-        j.state, j.failures, j.namespace, j.reply_to, j.correlation_id, j.result
+    FROM given g
+    WHERE j.id = g.id AND (j.xmax = '0' OR NOT %(free)s::bool)
+      AND j.attempt = g.attempt - 1 AND j.state IN ('ready', 'scheduled', 'waiting') AND j.delivery <= g.delivery
+      AND j.ticket = g.ticket AND j.held_at IS NULL
+    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended, g.place, j.namespace,
+        j.reply_to <> '' AS asked, j.limits IS NOT NULL OR j.batch_id IS NOT NULL AS followed
 ), closed AS (
-    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome)
-    SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded' FROM done
-), noted AS (
-    INSERT INTO jobs_event (job_id, at, kind, data)
-    SELECT d.id, CASE WHEN e.ends THEN d.ended ELSE d.began END, 'state', CASE WHEN e.ends
-        THEN jsonb_build_object('state', 'succeeded', 'attempt', d.attempt)
-        ELSE jsonb_build_object('state', 'running', 'attempt', d.attempt) END
-    FROM done d CROSS JOIN (VALUES (false), (true)) AS e (ends) ORDER BY e.ends
+    INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome, told_from)
+    SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded', nextval('jobs_event_id_seq') FROM done
 ), counted AS (
     INSERT INTO msgweb.jobs_ended (namespace, succeeded) SELECT namespace, count(*) FROM done GROUP BY namespace
 )
-SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, NULL::text AS error
-FROM done WHERE reply_to <> ''
+SELECT array_agg(place), array_agg(place) FILTER (WHERE asked), array_agg(id) FILTER (WHERE followed) FROM done
+
+-- name: briefly
+-- What follows waits for a lock so long at the most; then it fails.
+SELECT set_config('lock_timeout', '50ms', true)
+
+-- name: replies
+-- What those are told who asked for jobs that have ended, as `finish` returns it.
+--   ids uuid[]
+SELECT id, state, failures, namespace, reply_to, correlation_id, result::text, error::text
+FROM jobs_job WHERE id = ANY (%(ids)s::uuid[])
+
+-- name: follow_completed
+-- `follow`, where few of the jobs have anything that follows.
+--   ids uuid[], followed uuid[] (those with limits or in a batch)
+SELECT msgweb.follow_jobs(%(followed)s::uuid[]
+    || ARRAY(SELECT DISTINCT d.after FROM jobs_dependency d WHERE d.after = ANY (%(ids)s::uuid[])))
 
 -- name: follow
 -- What follows when attempts have ended: the next attempt's message, places of limits, chains, batches.
@@ -289,9 +326,10 @@ SELECT id, attempt, worker, state, cancel_requested_at IS NOT NULL FROM jobs_job
 SELECT name FROM accounts_namespace ORDER BY name
 
 -- name: notify
--- Wake who watches these jobs. The last statement before COMMIT.
+-- Wake who watches these jobs. The last statement before COMMIT. 200 ids are what fits into a payload.
 --   channel text, ids uuid[] (each once)
-SELECT pg_notify(%(channel)s, id::text) FROM unnest(%(ids)s::uuid[]) AS i (id)
+SELECT pg_notify(%(channel)s, string_agg(id::text, ' '))
+FROM unnest(%(ids)s::uuid[]) WITH ORDINALITY AS i (id, place) GROUP BY (place - 1) / 200
 
 -- name: send
 -- A reply. Returns null if its queue has ended.

@@ -90,7 +90,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--slot-jobs",
             type=_positive,
-            default=10_000,
+            default=100_000,
             metavar="N",
             help="replace a slot's process after so many jobs (default: %(default)s)",
         )
