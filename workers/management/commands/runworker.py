@@ -23,7 +23,6 @@ from workers.forkserver import ForkServer
 from workers.intake import parse_choices
 from workers.options import Options
 from workers.process import Forks
-from workers.scheduling import run_soon
 from workers.supervisor import Supervisor
 
 
@@ -135,7 +134,6 @@ class Command(BaseCommand):
 
         def supervise(connection: socket.socket) -> int:
             gc.set_threshold(*COLLECTED)
-            run_soon()  # all jobs of the worker wait for it, for some microseconds each
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                     again = runner.run(self._supervise(chosen, process, main, connection, reload=options["reload"]))
