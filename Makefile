@@ -16,8 +16,8 @@ run: venv  ## Start everything on this machine; Ctrl-C stops it
 demo: venv  ## Start a temporary installation, clone a brand over STOMP, show the result, stop
 	@exec $(VENV_PYTHON) -m msgweb.launcher demo
 
-test: venv-dev  ## Run the tests (ARGS="tests/unit -k frames" for some of them)
-	@exec $(VENV_PYTHON) -m pytest $(ARGS)
+test: venv-dev  ## Run the tests on two to four cores (ARGS="tests/unit -k frames" for some of them, ARGS="-n 0" in one process)
+	@exec $(VENV_PYTHON) -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: venv-dev  ## Format, lint, types, layers, Django's checks, missing migrations, deployment files
 	$(VENV_PYTHON) -m ruff format --check $(PATHS)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -28,6 +29,9 @@ from tests import environment
 
 READY_SECONDS = 60.0  # a deadline for a loaded machine, not an expectation
 
+#: Chance that no seed decides: all test processes of a run share theirs.
+PORTS = random.SystemRandom()
+
 
 def until(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Wait for something outside this process, which cannot call us back.
@@ -42,12 +46,16 @@ def until(condition: Callable[[], object], seconds: float, what: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """TCP ports of 127.0.0.1 that nobody listens on."""
+    """TCP ports of 127.0.0.1 that nobody listens on. They lie below those that systems give to outgoing connections, of
+    which one could take a port before our process listens on it; by chance, since other tests run beside these."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
+        ports: list[int] = []
+        while len(ports) < count:
+            each = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):  # it is taken
+                each.bind(("127.0.0.1", PORTS.randrange(12_000, 32_000)))
+                ports.append(each.getsockname()[1])
+        return ports
 
 
 class Postgres:

@@ -414,7 +414,10 @@ def test_who_listens_later_hears_of_what_it_missed(gateway: Place) -> None:
     control.cancel(job.id, "the test")
     become(job, state="cancelled")
     worker.client.confirmed("SUBSCRIBE", destination="/job/control", id="c")
-    assert worker.next()["job-event"] == "over"
+    told = worker.next()["job-event"]
+    if told == "cancel":  # it was read before the job was over
+        told = worker.next()["job-event"]
+    assert told == "over"
     worker.client.confirmed("UNSUBSCRIBE", id="c")
     worker.client.confirmed("SUBSCRIBE", destination="/job/control", id="c", ack="client")
     told = worker.next()

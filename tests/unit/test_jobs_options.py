@@ -38,7 +38,6 @@ from msgweb.errors import BadArguments, BadRequest
         {"expires": -1},
         {"on_worker_death": "ignore"},
     ],
-    ids=str,
 )
 def test_an_option_that_cannot_be_is_refused_at_import_with_file_and_line(options: dict[str, Any]) -> None:
     def function(context: JobContext, *, a: int) -> None: ...
