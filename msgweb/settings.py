@@ -11,6 +11,9 @@ MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides lo
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
 MSGWEB_DB_POOL         database connections that the threads of a process share at most; 0: no pool; default 20 for web
+MSGWEB_PREPARED        1: the statement that asks for a job is prepared, once a connection, and not planned each time;
+                       0: so that a pooler in transaction mode may stand between; default 1 for the embedded cluster,
+                       else 0
 MSGWEB_LEASE_SECONDS   after how long a silent gateway or worker counts as dead, default 15
 MSGWEB_HORIZON_SECONDS after how long whoever holds up VACUUM (an old transaction, a replication slot) is shown in the
                        console and named in the log, default 600
@@ -36,6 +39,7 @@ ALLOWED_HOSTS = [
     *("localhost", "127.0.0.1", "[::1]", http_listen().host),  # health checks come from here
 ]
 MSGWEB_PUBLIC_URL = os.environ.get("MSGWEB_PUBLIC_URL") or f"http://{http_listen()}"
+MSGWEB_PREPARED = (os.environ.get("MSGWEB_PREPARED") or ("0" if os.environ.get("DATABASE_URL") else "1")) == "1"
 MSGWEB_LEASE_SECONDS = float(os.environ.get("MSGWEB_LEASE_SECONDS") or 15)
 MSGWEB_HORIZON_SECONDS = float(os.environ.get("MSGWEB_HORIZON_SECONDS") or 600)
 MSGWEB_TASK_MODULES = [name for name in os.environ.get("MSGWEB_TASK_MODULES", "").split(",") if name]

@@ -48,11 +48,11 @@ class Supervisor:
         if "companions" in engine.capabilities:
             engine.accompany(self._admissions.companion(self._dispatch.short_tasks))
         self._control = Control(
+            engine,
             conninfo,
             self._dispatch.running,
             self._dispatch.cancel,
             self._dispatch.serve,
-            lambda: int(engine.session),
             self._obey,
         )
         self._upkeep = Upkeep(conninfo)

@@ -290,6 +290,14 @@ class Engine(Protocol):
         """Run a statement along with each claim from now on. Before `start`; of an engine that is capable of
         `companions`."""
 
+    def attend(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        """Hear what is notified on a channel of the database that is not the engine's own, on the connection that it
+        listens on itself. Before `start`; of an engine that is capable of `channels`.
+
+        Args:
+            heard: called with each payload, or with None where what was notified meanwhile is not known.
+        """
+
     async def start(self) -> None:
         """Connect, open a session, listen.
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 LINES_PER_SECOND = 200
 BURST = 2000
-LINES_IN_ALL = 50_000  # of one attempt, from one source
+LINES_IN_ALL = 50_000  # of one attempt
+COUNTED = 1_000  # lines kept, after which those of other sources are counted again
 
 
 class LogLimiter:
@@ -16,6 +17,7 @@ class LogLimiter:
 
     Attributes:
         left_out: lines that no notice has told of yet.
+        uncounted: lines kept since `count`; from `COUNTED` on, who shares the attempt with others should count again.
     """
 
     def __init__(
@@ -33,6 +35,12 @@ class LogLimiter:
         self._tokens = float(burst)
         self._filled_at = clock()
         self.left_out = 0
+        self.uncounted = COUNTED
+
+    def count(self, lines: int) -> None:
+        """The attempt's log has so many lines, from whatever source."""
+        self._left = max(0, self._in_all - lines)
+        self.uncounted = 0
 
     def admit(self, count: int = 1) -> int:
         """How many of the next `count` lines are kept: the first of them."""
@@ -42,6 +50,7 @@ class LogLimiter:
         kept = min(count, self._left, int(self._tokens))
         self._tokens -= kept
         self._left -= kept
+        self.uncounted += kept
         self.left_out += count - kept
         return kept
 

@@ -25,7 +25,7 @@ from apps.jobs import registry, replies
 from apps.jobs.channels import EVENTS
 from apps.jobs.ending import finish, locked, notify
 from apps.jobs.errors import UnknownJob
-from apps.jobs.log_limit import LogLimiter
+from apps.jobs.log_limit import COUNTED, LogLimiter
 from apps.jobs.models import Attempt, Event, Job
 from apps.jobs.queries import query
 from apps.jobs.recorder import uuid_array
@@ -208,12 +208,21 @@ class _Hearing:
 
     def _add(self, at: datetime, lines: Lines) -> None:
         left_out = self._limiter.left_out
+        if self._limiter.uncounted >= COUNTED:  # the worker may have spoken over another connection before
+            self._limiter.count(self._recorded_lines())
         kept = self._limiter.admit(len(lines))
         if kept:
             self._show_mark()  # it keeps its place before the line
             self._show_notice(at, left_out)
             for text in lines.first(kept):
                 self._rows.append((at, Event.Kind.LOG, {"level": lines.level, "text": text}))
+
+    def _recorded_lines(self) -> int:
+        """Of this attempt's log, those that are to be written by this transaction included."""
+        with connection.cursor() as cursor:
+            cursor.execute(query("lines_of_attempt"), {"id": self._job.id})
+            recorded: int = cursor.fetchone()[0]
+        return recorded + sum(kind == Event.Kind.LOG for _, kind, _ in self._rows)
 
     def _show_mark(self) -> None:
         if self._mark is not None:

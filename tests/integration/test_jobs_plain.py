@@ -25,6 +25,11 @@ from tests.recording import messages
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["unnamed", "prepared"])
+def _prepared(request: pytest.FixtureRequest, settings: Any) -> None:
+    settings.MSGWEB_PREPARED = request.param
+
+
 @pytest.fixture
 def namespace(transactional_db: None) -> str:
     """With a queue, as all but the first job find one."""
@@ -155,6 +160,40 @@ def test_an_error_of_the_database_is_djangos(namespace: str) -> None:
             cursor.execute("ALTER FUNCTION msgweb.enqueue_plain_job_away RENAME TO enqueue_plain_job")
     sample_tasks.add.enqueue(namespace=namespace, a=1)
     assert Job.objects.count() == 1
+
+
+def _named() -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM pg_prepared_statements WHERE name LIKE 'msgweb%%'", [])
+        return [name for (name,) in cursor.fetchall()]
+
+
+def test_it_is_prepared_once_and_again_after_what_was_prepared_is_discarded(namespace: str, settings: Any) -> None:
+    expected = ["msgweb_enqueue_plain"] if settings.MSGWEB_PREPARED else []
+    for count in range(1, 3):
+        sample_tasks.add.enqueue(namespace=namespace, a=count)
+        assert _named() == expected
+    for count in range(3, 5):
+        with connection.cursor() as cursor:
+            cursor.execute("DEALLOCATE ALL")
+        sample_tasks.add.enqueue(namespace=namespace, a=count)
+        assert Job.objects.count() == count
+    sample_tasks.add.enqueue(namespace=namespace, a=5)
+    assert _named() == expected
+
+
+def test_discarded_within_a_transaction_it_is_an_error_and_then_prepared_again(namespace: str, settings: Any) -> None:
+    settings.MSGWEB_PREPARED = True
+    sample_tasks.add.enqueue(namespace=namespace, a=1)
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("DEALLOCATE ALL")
+        with pytest.raises(DatabaseError, match="does not exist"):
+            sample_tasks.add.enqueue(namespace=namespace, a=2)
+        transaction.set_rollback(True)
+    with transaction.atomic():
+        sample_tasks.add.enqueue(namespace=namespace, a=3)
+    assert Job.objects.count() == 2
 
 
 def test_within_a_pipeline_of_psycopgs_it_goes_through_a_cursor(namespace: str) -> None:

@@ -1,6 +1,6 @@
 """What bounds a job's log."""
 
-from apps.jobs.log_limit import LogLimiter
+from apps.jobs.log_limit import COUNTED, LogLimiter
 
 
 class Clock:
@@ -48,3 +48,12 @@ def test_a_log_has_an_end() -> None:
     clock.now += 1000
     assert not limiter.admit()
     assert limiter.notice() == "… 3 lines left out: a job's log has at most 3 lines"
+
+
+def test_what_others_have_said_of_the_attempt_counts() -> None:
+    limiter = LogLimiter(Clock(), per_second=10, burst=5, in_all=7)
+    assert limiter.uncounted >= COUNTED  # it has yet to be counted
+    limiter.count(4)
+    assert (limiter.admit(2), limiter.uncounted) == (2, 2)
+    limiter.count(9)
+    assert not limiter.admit()

@@ -59,6 +59,7 @@ class PostgresEngine:
 
     capabilities: frozenset[str] = frozenset(
         {
+            "channels",
             "companions",
             "consumer-priority",
             "dead-letters",
@@ -101,12 +102,17 @@ class PostgresEngine:
         self._started = False
         self._serving = False
         self.companion: Companion | None = None
+        self._attended: dict[str, Callable[[str | None], None]] = {}
 
     # -- life
 
     def accompany(self, companion: Companion) -> None:
         """Run a statement along with each claim. Before `start`."""
         self.companion = companion
+
+    def attend(self, channel: str, heard: Callable[[str | None], None]) -> None:
+        """Hear what is notified on a further channel. Before `start`."""
+        self._attended[channel] = heard
 
     async def start(self) -> None:
         """Connect, open a session, listen.
@@ -125,6 +131,7 @@ class PostgresEngine:
             published=self._topics.deliver,
             sessions_changed=lambda what: self._news.sessions_changed(what),
             hearing_changed=self.tell,
+            attended=self._attended,
         )
         self._keeper = SessionKeeper(
             self._conninfo,

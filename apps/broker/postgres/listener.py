@@ -9,13 +9,14 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import psycopg
 from psycopg import pq, sql
 
 from apps.broker.engine import Message
 from apps.broker.postgres import topics
+from apps.broker.postgres.callbacks import guarded
 from apps.broker.postgres.names import HIGHEST, Ready
 from apps.broker.postgres.pipeline import Connection, connect, first_line, watchable
 from msgweb.errors import Unavailable
@@ -38,6 +39,7 @@ class Listener:
         published: is told topic messages.
         sessions_changed: a process came or went; or `catalogue`: that changed; or `due`: a delayed message was sent.
         hearing_changed: notifications arrive no longer, or again; not called where the connection is lost.
+        attended: further channels, and who is told what comes there; None: what has come meanwhile is not known.
 
     Attributes:
         deaf: the connection is lost, or notifications do not arrive; what others do is not known.
@@ -53,6 +55,7 @@ class Listener:
         published: Callable[[Message], None],
         sessions_changed: Callable[[str], None],
         hearing_changed: Callable[[], None],
+        attended: Mapping[str, Callable[[str | None], None]],
     ) -> None:
         self.deaf = self._lost = True
         self.connection: Connection | None = None
@@ -63,6 +66,7 @@ class Listener:
         self._published = published
         self._sessions_changed = sessions_changed
         self._hearing_changed = hearing_changed
+        self._attended = {name.encode(): heard for name, heard in attended.items()}
         self._probing = f"msgweb_probe_{uuid.uuid4().hex[:16]}"  # the channel: only this process listens to it
         self._probed_at = float("-inf")
         self._open = False  # a probe was sent and has not been heard
@@ -149,7 +153,8 @@ class Listener:
     async def _connect(self) -> None:
         connection = await connect(self._conninfo, self._name)
         try:
-            for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session", self._probing):
+            further = [name.decode() for name in self._attended]
+            for channel in ("msgweb_ready", "msgweb_topic", "msgweb_session", self._probing, *further):
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
         except BaseException:
             await connection.close()
@@ -206,6 +211,8 @@ class Listener:
         self._ready(None)
         self._sessions_changed("")
         self._sessions_changed("catalogue")
+        for heard in self._attended.values():
+            guarded(heard, None)
 
     def _heard(self, notification: pq.PGnotify) -> None:
         session, backend = self._own()
@@ -226,6 +233,8 @@ class Listener:
                     self._topics.put_nowait(content)
                 else:
                     self._publish(content)
+            elif (heard := self._attended.get(notification.relname)) is not None:
+                guarded(heard, payload)
             else:
                 self._sessions_changed(payload)
         except ValueError as error:

@@ -174,6 +174,14 @@ FROM unnest(%(ids)s::uuid[], %(ats)s::timestamptz[], %(kinds)s::text[], %(data)s
     AS e (id, at, kind, data, position)
 ORDER BY position
 
+-- name: lines_of_attempt
+-- How many lines the log of a job's present attempt has: those since the event that says that it began.
+--   id uuid
+SELECT count(*) FROM jobs_event
+WHERE job_id = %(id)s AND kind = 'log' AND id > coalesce((
+    SELECT id FROM jobs_event WHERE job_id = %(id)s AND kind = 'state' AND data->>'state' = 'running' AND data->>'text' IS NULL
+    ORDER BY id DESC LIMIT 1), 0)
+
 -- name: set_progress
 --   ids uuid[] (each once), ats timestamptz[], dones bigint[], totals bigint[], texts text[]
 INSERT INTO jobs_progress (job_id, updated_at, done, total, text)
