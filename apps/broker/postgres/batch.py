@@ -161,6 +161,7 @@ class Batch:
         self.touched.add(queue)
         self.sent_here[queue] = 1
         self._unhanded = True
+        self.inserts = True
         self._begin_with(queue, message, UNNUMBERED, handed=False, held=False)
         return True
 

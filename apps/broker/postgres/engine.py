@@ -228,9 +228,7 @@ class PostgresEngine:
                 raise BadDestination(f"{address} is a pattern: it can be subscribed to, not sent to")
             self._send_to_topic(message, done)
             return
-        operation = Operation(
-            (message,), done=done, since=since, size=len(message.body) + MESSAGE_OVERHEAD, plain=True
-        )
+        operation = Operation((message,), done=done, since=since, size=len(message.body) + MESSAGE_OVERHEAD, plain=True)
         queue = self.places.queue(address)
         if queue.subscriptions:
             if message.options is None and queue.immediate and self.handover.hand_over(queue, operation):

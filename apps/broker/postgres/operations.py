@@ -103,7 +103,7 @@ class Operation:
     @property
     def simple(self) -> bool:
         """Whether it is one message of which nothing is said but where it goes."""
-        return len(self.sends) == 1 and self.sends[0].options is None and self.renew is None and not self.unit
+        return self.plain and self.sends[0].options is None
 
     @property
     def lasting(self) -> bool:
