@@ -24,7 +24,7 @@ def send(
 ) -> Operation:
     options = None if ttl is None else Options(ttl=ttl)
     message = Message(queue.address, body, priority=priority, options=options)
-    operation = Operation((message,), unhanded=(queue,), unit=unit)
+    operation = Operation((message,), unhanded=(queue,), unit=unit, plain=not unit)
     backlog.add(operation)
     return operation
 
@@ -52,7 +52,7 @@ def test_nothing_passes_over_what_is_never_handed_over() -> None:
 
 def test_what_found_no_credit_at_the_end_of_a_turn_stands_before_what_came_after_it() -> None:
     backlog, queue = Backlog(), consumed()
-    gathered = [Operation((Message(queue.address, body),), holder=1) for body in (b"a", b"b")]
+    gathered = [Operation((Message(queue.address, body),), holder=1, plain=True) for body in (b"a", b"b")]
     for operation in gathered:
         backlog.add(operation)
     send(backlog, queue, b"unit", unit=True)
