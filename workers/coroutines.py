@@ -1,7 +1,6 @@
 """Jobs that share a slot: coroutines in one event loop, plain functions in threads."""
 
 import asyncio
-import gc
 import inspect
 import threading
 import time
@@ -18,9 +17,6 @@ from workers.transport import Supervisor
 
 Key = tuple[str, int]
 
-#: When a slot of coroutines looks for garbage that refers to itself: hundreds of jobs that are under way are none.
-COLLECTED = 5_000, 20, 50
-
 
 class Loop:
     """An event loop in a thread of its own, for the coroutines of a slot.
@@ -33,7 +29,6 @@ class Loop:
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[Key, asyncio.Task[Any]] = {}
         self._done: list[tuple[wire.RunJob, wire.Ended]] = []
-        gc.set_threshold(*COLLECTED)
         supervisor.on_cancel = lambda key: self._call(self._cancel, key)
         threading.Thread(target=self._loop.run_forever, name="coroutines", daemon=True).start()
 
