@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 5.0
 RECONNECT_SECONDS = 1.0
 ANSWER_SECONDS = 15.0
+ROLL_UP_SECONDS = 10.0
 
 
 class OutsideDesk:
@@ -49,6 +51,7 @@ class OutsideDesk:
         self._at_work: AtWork | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._closed = False
+        self._roll_up_at = 0.0
 
     def attach(self, at_work: AtWork) -> None:
         """Whom to tell of what becomes of jobs."""
@@ -104,12 +107,20 @@ class OutsideDesk:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CONTROL)))
                     while True:
                         await self._look(connection)
+                        await self._roll_up(connection)
                         async for notification in connection.notifies(timeout=self._poll_seconds):
                             if self._at_work is not None:
                                 self._at_work.cancel(notification.payload)
             except (psycopg.OperationalError, psycopg.InterfaceError, TimeoutError) as error:
                 log.warning("cannot hear of jobs now, trying again: %s", str(error).strip() or "no answer")
                 await asyncio.sleep(RECONNECT_SECONDS)  # nothing tells when a database is back
+
+    async def _roll_up(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        """The figures of the jobs that have ended: there may be no worker that does it."""
+        if time.monotonic() >= self._roll_up_at:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await connection.execute(query("roll_up"))
+            self._roll_up_at = time.monotonic() + ROLL_UP_SECONDS
 
     async def _look(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
         """A notification can be lost, and a job may have been ended by another connection of its worker."""

@@ -62,6 +62,24 @@ async def _set(event: asyncio.Event) -> None:
 # -- a job's way
 
 
+def test_the_figures_of_ended_jobs_are_rolled_up_without_a_worker_of_ours(gateway: Place) -> None:
+    def resolutions() -> list[int]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT resolution FROM msgweb.jobs_ended WHERE namespace = %s", [gateway.namespace])
+            return [resolution for (resolution,) in cursor.fetchall()]
+
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO msgweb.jobs_ended (at, namespace, succeeded) VALUES (now() - interval '1 minute', %s, 1)",
+            [gateway.namespace],
+        )
+    assert resolutions() == [0]
+    worker = Worker(gateway)
+    ask(gateway)
+    worker.next()
+    until(lambda: resolutions() == [10], SECONDS, "it is rolled up")
+
+
 @pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
 def test_an_attempt_begins_when_its_message_is_handed_out(gateway: Place, version: str) -> None:
     worker = Worker(gateway, version)
