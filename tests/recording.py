@@ -1,39 +1,17 @@
 """Records what a worker would, without a worker."""
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import psycopg
-import pytest
 from django.db import connection
 
-from apps.accounts.models import Namespace
 from apps.broker.headers import decode_headers
 from apps.jobs.models import Job
 from apps.jobs.recorder import Batch, Finish, NotStarted, Recorder, Run, Start, Started, Written
 
 T = TypeVar("T")
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def session(transactional_db: None) -> Iterator[int]:
-    """One that lives."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO msgweb.session (kind, host, pid, process, expires_at)"
-            " VALUES ('worker', 'h', 1, 'p', clock_timestamp() + interval '1 hour') RETURNING id"
-        )
-        (number,) = cursor.fetchone()
-        yield number
-        cursor.execute("DELETE FROM msgweb.session WHERE id = %s", [number])
-        cursor.execute("DELETE FROM jobs_admission")
 
 
 class Worker:

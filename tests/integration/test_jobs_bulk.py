@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.db import transaction
 
-from apps.accounts.models import Namespace
 from apps.broker import bulk as broker_bulk
 from apps.broker import queue_settings
 from apps.broker.bulk import send_many
@@ -23,11 +22,6 @@ from tests import sample_tasks
 from tests.recording import Worker, messages
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
 
 
 def row(job: Job) -> dict[str, Any]:

@@ -17,9 +17,6 @@ from apps.jobs.models import Job
 from apps.jobs.recorder import Run, Start, Started
 from apps.jobs.submit import submit
 from tests import sample_tasks
-from tests.recording import namespace, session
-
-__all__ = ["namespace", "session"]  # fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from apps.accounts.models import Namespace
 from apps.jobs import control
 from apps.jobs.asking import Ask
 from apps.jobs.control import Changes
@@ -24,16 +23,6 @@ from tests.recording import Worker, messages, upkeep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 def cause(job: Job) -> str | None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from apps.accounts.models import Namespace
 from apps.jobs import control, deaths, events
 from apps.jobs.models import Attempt, Job, Step
 from apps.jobs.recorder import Batch, NotStarted, Run, Started, Stopping
@@ -18,16 +17,6 @@ from tests.recording import Worker, messages
 pytestmark = pytest.mark.django_db(transaction=True)
 DIED = {"code": "slot_died", "message": "the process of the job was ended by SIGKILL", "traceback": ""}
 ERROR = {"code": "task_error", "message": "no", "traceback": ""}
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 @pytest.fixture

@@ -16,11 +16,9 @@ from apps.jobs.models import Attempt, Job
 from apps.jobs.recorder import Batch, Finish, Json, LogLine, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
-from tests.recording import Worker, namespace, session
+from tests.recording import Worker
 
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
-
-__all__ = ["namespace", "session"]  # fixtures
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.db import connection, transaction
 
-from apps.accounts.models import Namespace
 from apps.jobs import control, testing
 from apps.jobs.asking import Ask
 from apps.jobs.errors import UnknownBatch
@@ -22,16 +21,6 @@ from tests.recording import Worker, messages, pass_time, upkeep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 def states(*jobs: Job) -> list[str]:

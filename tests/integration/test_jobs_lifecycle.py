@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from django.db import connection
 
-from apps.accounts.models import Namespace
 from apps.broker import queue_settings
 from apps.jobs import control, events
 from apps.jobs.asking import Ask
@@ -20,16 +19,6 @@ from tests.recording import Worker, messages, pass_time, upkeep
 
 pytestmark = pytest.mark.django_db(transaction=True)
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 @pytest.fixture

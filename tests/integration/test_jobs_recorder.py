@@ -9,7 +9,6 @@ import psycopg
 import pytest
 from django.db import connection
 
-from apps.accounts.models import Namespace
 from apps.broker.headers import decode_headers
 from apps.jobs import control, events
 from apps.jobs.models import Attempt, Event, Job, Progress
@@ -32,16 +31,6 @@ from tests.recording import Worker
 ERROR = {"code": "task_error", "message": "no", "traceback": "long"}
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """What has been kept long enough goes."""
 
 import asyncio
-import uuid
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
@@ -12,7 +11,6 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.db import connection
 
-from apps.accounts.models import Namespace
 from apps.jobs import events, retention
 from apps.jobs.asking import Ask
 from apps.jobs.flows import batch
@@ -24,16 +22,6 @@ from tests import sample_tasks
 from tests.recording import Worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
-@pytest.fixture
-def worker(conninfo: str) -> Worker:
-    return Worker(conninfo, 101)
 
 
 def done(namespace: str, worker: Worker, outcome: str = "succeeded", days: float = 0) -> Job:

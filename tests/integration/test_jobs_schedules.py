@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
-from apps.accounts.models import Namespace
 from apps.broker.repeats import BadSchedule
 from apps.jobs import schedules, testing, upkeep
 from apps.jobs.errors import UnknownSchedule, UnknownTask
@@ -20,11 +18,6 @@ from msgweb.errors import BadArguments, BadMessage
 from tests import sample_tasks  # noqa: F401  declares them
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
 
 
 def every(namespace: str, seconds: float = 60.0, **more: Any) -> dict[str, Any]:

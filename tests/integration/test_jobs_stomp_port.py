@@ -29,11 +29,6 @@ T = TypeVar("T")
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture
-def namespace(transactional_db: None) -> str:
-    return Namespace.objects.create(name=f"samples.t{uuid.uuid4().hex}").name
-
-
 def through(call: Callable[[JobsTaskPort], Awaitable[T]]) -> T:
     """Call a port as the gateway does; its threads end with it."""
 
