@@ -174,12 +174,12 @@ def test_gauges_say_what_waits_what_is_held_and_how_old_the_oldest_is_whatever_i
         await consumer.count(2)
         await send(engine, queue, b"urgent", priority=9)
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-            await connection.execute("TRUNCATE msgweb.statistic")  # of this moment's samples by others
             await connection.execute(
                 "UPDATE msgweb.message SET enqueued_at = enqueued_at - interval '1 hour'"
                 " WHERE priority = 4 AND destination = msgweb.destination_id(%s, 'queue', %s)",
                 [N, queue.name],
             )
+            await connection.execute("TRUNCATE msgweb.statistic")  # of this moment's samples by others
             await connection.execute("SELECT msgweb.sample_queues()")
         await engine.close()
 

@@ -1,14 +1,14 @@
 -- That a priority is 0 to 9 is seen to where messages come in: here, for the engine's statements, and in msgweb.send, REST,
 -- jobs and bulk sends. Postgres reads a table's CHECKs from their text anew for each statement that writes to it: six
--- microseconds of the forty of an insert, and of every claim.
+-- microseconds of the forty that a batch of one message takes (docs/adr/0008).
 ALTER TABLE msgweb.message DROP CONSTRAINT message_priority_check;
 CREATE FUNCTION msgweb.valid_priority(priority smallint) RETURNS smallint LANGUAGE sql VOLATILE AS $$
     SELECT CASE WHEN priority BETWEEN 0 AND 9 OR msgweb.refuse('check_violation', 'a priority is 0 to 9, not ' || priority)
                 THEN priority END
 $$;
 
--- `fence`, `enter_batch` and the insert of one message (see queries.sql) in one call: each statement of a pipeline costs
--- Postgres some ten microseconds before it does anything, and a batch of one message waits for them.
+-- `fence`, `enter_batch` and the insert of one message (see queries.sql) in one call: each statement fewer saves some
+-- ten microseconds, and a batch of one message waits for them.
 --   relaxed    nobody waits for the batch: if it is lost in a crash, its messages come again, marked
 --   contended  it takes locks that others may hold for long: it waits for them briefly
 --   given_id   0: the next one of the sequence; handed: the message was handed over before; held: and is still held
