@@ -13,7 +13,8 @@ import pytest
 
 from apps.accounts.models import Namespace
 from apps.broker.engine import Address, Message, Options
-from apps.broker.postgres import PostgresEngine, listener, sessions, writer
+from apps.broker.postgres import PostgresEngine, floors, listener, sessions, writer
+from apps.broker.selectors import parse
 from msgweb.errors import Unavailable
 from msgweb.home import REPOSITORY
 from tests.conformance.engines import DEADLINE, Recorder, done, send
@@ -92,6 +93,48 @@ def test_a_process_that_cannot_hear_the_others_lets_nothing_overtake(conninfo, q
                     await asyncio.sleep(0)
             await send(other, queue, b"3")
             await consumer.count(4)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_committed_late_is_heard_of_before_what_a_selector_found_behind_it_is_taken(
+    conninfo, queue, monkeypatch
+):
+    monkeypatch.setattr(floors, "LAG", 0.0)
+    hear, finish = listener.Listener.hear, writer.Writer._finish
+    silent = False
+
+    def hear_later(self: listener.Listener) -> None:
+        if not silent:
+            hear(self)
+
+    def finish_and_hear(self: writer.Writer, batch, results) -> None:
+        nonlocal silent
+        silent = silent and not batch.scans
+        finish(self, batch, results)
+
+    monkeypatch.setattr(listener.Listener, "hear", hear_later)
+    monkeypatch.setattr(writer.Writer, "_finish", finish_and_hear)
+
+    async def scenario() -> None:
+        nonlocal silent
+        statement = "SELECT msgweb.send(%s, %s, %s::text, '{}'::jsonb)"
+        async with started(conninfo) as engine:
+            with psycopg.connect(conninfo) as late:
+                consumer = Recorder(engine, acks=True)
+                engine.subscribe(queue, consumer, 10, selector=parse("persistent = 'true'"))
+                await send(engine, queue, b"0")
+                await consumer.count(1)
+                late.execute(statement, [NAMESPACE, str(queue), "late 1"])
+                for number in range(1, 5):
+                    await send(engine, queue, b"%d" % number)
+                    await consumer.count(number + 1)
+                silent = True
+                late.execute(statement, [NAMESPACE, str(queue), "late 2"])
+            await send(engine, queue, b"5")
+            await consumer.count(8)
+            assert not silent
+            assert consumer.bodies[5:] == [b"late 1", b"late 2", b"5"]
 
     asyncio.run(scenario())
 

@@ -454,6 +454,8 @@ class Writer:
 
     def _finish(self, batch: Batch, results: list[pq.abc.PGresult]) -> None:
         """The batch is committed: receipts first, then deliveries."""
+        if batch.scans:
+            self._host.hear()  # of what was committed late: it lies behind what a look has found
         spread = batch.read(results)
         if spread:
             self._host.hear()
