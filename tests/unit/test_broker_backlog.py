@@ -94,3 +94,4 @@ def test_consumers_that_waited_for_a_slow_claim_are_quick_if_they_wanted_more_be
     assert not ahead.quick(9.0, spare=False)
     ahead.freed = 0.5  # they have had credit all the time, and nothing came since
     assert not ahead.quick(9.0, spare=False)
+    assert not ReadAhead().quick(9.0, spare=False)  # of new ones nothing is known

@@ -85,7 +85,7 @@ class ReadAhead:
             spare: it found less than there was credit for. If not, they waited for it, and however long that took says
                 nothing of them.
         """
-        wanted = now if spare or self.freed < self.moved else self.freed
+        wanted = now if spare or self.freed <= self.moved else self.freed
         return wanted - self.moved < QUICK
 
     def grow(self, credit: int) -> None:
