@@ -16,7 +16,8 @@ import pytest
 import trustme
 
 from msgweb.home import REPOSITORY
-from tests.installation import Installation, free_ports, until
+from msgweb.launcher import programs
+from tests.installation import READY_SECONDS, Installation, free_ports, until
 from tests.stomp_gateway import SECONDS, Frame, WireClient
 
 
@@ -153,6 +154,22 @@ def test_a_host_that_names_a_namespace(installation: Installation, clients: Clie
     assert default.silent(0.3)
     there.confirmed("SUBSCRIBE", id=0, destination="/queue/a")
     assert there.expect("MESSAGE").body == b"x"
+
+
+def test_it_may_be_started_with_its_standard_streams_closed(installation: Installation, clients: Clients) -> None:
+    closing = ["sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', *programs.command("stomp")]
+    with subprocess.Popen(closing, cwd=REPOSITORY, env=installation.env, start_new_session=True) as gateway:
+        try:
+            pid_file = installation.home / "run" / "stomp.pid"
+            until(lambda: gateway.poll() is not None or pid_file.exists(), READY_SECONDS, "the gateway serves")
+            for _ in range(5):
+                client = clients.connected()
+                client.confirmed("SEND", b"x", destination="/queue/a", persistent="true")
+                client.close()
+            assert {os.readlink(f"/proc/{gateway.pid}/fd/{number}") for number in range(3)} == {os.devnull}
+        finally:
+            gateway.terminate()
+        assert gateway.wait(READY_SECONDS) == 0
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
