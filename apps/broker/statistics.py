@@ -12,6 +12,14 @@ COUNTED = (
 SPAN = 10  # seconds of the finest spans
 RECENT_SPANS = 60
 SETTLED = 2.5  # seconds after the end of a span until each process has written down what it counted in it
+#: After so many seconds what is noted counts as left: gateways and workers fold it every ten. Where none of them is
+#: there, who reads does it, if he may write.
+LEFT_SECONDS = 60
+WRITABLE = "current_setting('transaction_read_only') = 'off'"
+_FOLD = f"""
+    SELECT msgweb.fold_tally() WHERE {WRITABLE} AND EXISTS (
+        SELECT FROM msgweb.tally t WHERE t.at < statement_timestamp() - interval '{LEFT_SECONDS} seconds')
+"""
 #: Spans of every length begin at whole multiples of it after this moment.
 GRID = datetime(2000, 1, 1, tzinfo=UTC)
 #: When the last span began that is counted wholly. The transaction's statements agree on it, and an index takes it.
@@ -137,6 +145,7 @@ def _recent(spans: int, namespace: str | None, name: str | None, using: str) -> 
     one = """AND s.destination = ANY (ARRAY(
         SELECT id FROM msgweb.destination WHERE namespace = %(namespace)s AND name = %(name)s))"""
     with connections[using].cursor() as cursor:
+        cursor.execute(_FOLD)
         cursor.execute(
             f"""
             SELECT d.namespace, d.kind, d.name, s.back, s.sent, s.delivered, s.acked

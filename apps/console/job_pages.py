@@ -111,7 +111,7 @@ def jobs(request: HttpRequest) -> HttpResponse:
             (state, None if chosen.scope else count(state=state), chosen.query(state=state), state == chosen.state)
             for state in Job.State.values
         ],
-        "flows": [] if chosen.task else charts.job_flows(tally.ended(chosen.namespace or None)),
+        "flows": charts.job_flows(tally.ended(chosen.namespace or None, chosen.task or None)),
         "all_query": chosen.query(state=""),
         "older": chosen.query(before=_key(page_rows[-1])) if more else "",
         "newest": chosen.query() if before else "",

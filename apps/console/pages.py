@@ -30,22 +30,22 @@ def overview(request: HttpRequest) -> HttpResponse:
     sessions = catalogue.sessions()
     alive = [session for session in sessions if session.alive]
     recent = statistics.recent()
-    ended = tally.ended()
+    succeeded, failed = tally.ended_in_hour()
     newest = Job.objects.select_related("progress").defer("arguments", "result", "error")
     context = {
         "stats": {
             "running": count(state=Job.State.RUNNING),
             "ready": count(state=Job.State.READY),
             "waiting": count(state=Job.State.WAITING),
-            "succeeded": ended.succeeded_in_hour,
-            "failed": ended.failed_in_hour,
+            "succeeded": succeeded,
+            "failed": failed,
         },
         "messages_ready": sum(queue.ready for queue in queues),
         "messages_in_flight": sum(queue.in_flight for queue in queues),
         "running": newest.filter(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
         "latest": newest.exclude(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
         "queues": with_flows(sorted(queues, key=lambda queue: _importance(queue, recent))[:OVERVIEW_ROWS], recent),
-        "job_flows": charts.job_flows(ended),
+        "job_flows": charts.job_flows(tally.ended()),
         "message_flows": charts.message_flows([one for (_, kind, _), one in recent.items() if kind == "queue"]),
         "recently": charts.RECENTLY,
         "queues_more": max(0, len(queues) - OVERVIEW_ROWS),

@@ -205,7 +205,7 @@ WITH given AS (
     FROM unnest(%(ids)s::uuid[], %(outcomes)s::text[], %(results)s::text[], %(errors)s::text[], %(again)s::bool[],
                 %(notes)s::text[], %(pauses)s::float8[]) AS g (id, outcome, result, error, again, note, pause)
 ), decided AS (
-    SELECT g.*, j.attempt, j.namespace, j.error AS earlier, CASE
+    SELECT g.*, j.attempt, j.namespace, j.task, j.error AS earlier, CASE
         WHEN g.outcome IN ('succeeded', 'cancelled', 'expired') THEN g.outcome
         WHEN j.cancel_requested_at IS NOT NULL THEN 'cancelled'
         WHEN g.outcome = 'interrupted' AND j.on_death = 'fail' THEN 'failed'
@@ -238,10 +238,10 @@ WITH given AS (
         'state', state, 'attempt', attempt, 'error', job_error - 'traceback', 'text', note))
     FROM told
 ), counted AS (
-    INSERT INTO msgweb.jobs_ended (namespace, succeeded, failed, cancelled, expired)
-    SELECT namespace, count(*) FILTER (WHERE state = 'succeeded'), count(*) FILTER (WHERE state = 'failed'),
+    INSERT INTO msgweb.jobs_ended (namespace, task, succeeded, failed, cancelled, expired)
+    SELECT namespace, task, count(*) FILTER (WHERE state = 'succeeded'), count(*) FILTER (WHERE state = 'failed'),
         count(*) FILTER (WHERE state = 'cancelled'), count(*) FILTER (WHERE state = 'expired')
-    FROM decided WHERE state NOT IN ('waiting', 'ready') GROUP BY namespace
+    FROM decided WHERE state NOT IN ('waiting', 'ready') GROUP BY namespace, task
 )
 UPDATE jobs_job j
 SET state = d.state, worker = NULL, blocked_on = NULL, result = d.result, error = d.job_error,
@@ -284,13 +284,14 @@ WITH living AS MATERIALIZED (
     WHERE j.id = g.id AND (j.xmax = '0' OR NOT %(free)s::bool)
       AND j.attempt = g.attempt - 1 AND j.state IN ('ready', 'scheduled', 'waiting') AND j.delivery <= g.delivery
       AND j.ticket = g.ticket AND j.held_at IS NULL
-    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended, g.place, j.namespace,
+    RETURNING j.id, j.attempt, g.worker, g.ended - make_interval(secs => g.seconds) AS began, g.ended, g.place, j.namespace, j.task,
         j.reply_to <> '' AS asked, j.limits IS NOT NULL OR j.batch_id IS NOT NULL AS followed
 ), closed AS (
     INSERT INTO jobs_attempt (job_id, number, worker, host, pid, started_at, ended_at, outcome, told_from)
     SELECT id, attempt, worker, %(host)s, %(pid)s, began, ended, 'succeeded', nextval('jobs_event_id_seq') FROM done
 ), counted AS (
-    INSERT INTO msgweb.jobs_ended (namespace, succeeded) SELECT namespace, count(*) FROM done GROUP BY namespace
+    INSERT INTO msgweb.jobs_ended (namespace, task, succeeded)
+    SELECT namespace, task, count(*) FROM done GROUP BY namespace, task
 )
 SELECT array_agg(place), array_agg(place) FILTER (WHERE asked), array_agg(id) FILTER (WHERE followed) FROM done
 
