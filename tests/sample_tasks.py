@@ -114,6 +114,14 @@ def kill_worker(context: JobContext, *, folder: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@task(name="samples.fragile", queue=QUEUE, max_deaths=1)
+def fragile(context: JobContext, *, folder: str = "") -> None:
+    """End at once; in a folder all processes of the worker that it runs in."""
+    if folder:
+        os.killpg(os.getpgid(os.getppid()), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 @task(name="samples.fail", queue=QUEUE, max_attempts=2)
 def fail(context: JobContext, *, until_attempt: int = 99) -> int:
     """Fail, up to an attempt."""

@@ -559,9 +559,10 @@ def _named(headers: dict[str, str]) -> tuple[UUID | None, int]:
 
 
 def _is_alone(task: str) -> bool:
-    """Whether a job of that task must not wait in a slot behind another."""
+    """Whether a job of that task must not wait in a slot behind another, nor begin on paper before it does: one death,
+    even of a worker that was not at it yet, would end it."""
     try:
         options = registry.load(task).options
     except UnknownTask:
         return False
-    return options.timeout is not None or options.on_worker_death == "fail"
+    return options.timeout is not None or options.on_worker_death == "fail" or options.max_deaths == 1

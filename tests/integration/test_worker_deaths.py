@@ -47,6 +47,29 @@ def test_a_job_that_kills_its_whole_worker_each_time_is_given_up(jobs: Jobs) -> 
 
 
 @pytest.mark.chaos
+def test_who_may_not_outlive_a_death_does_not_wait_begun_on_paper_beside_the_one_that_causes_it(jobs: Jobs) -> None:
+    start(jobs, "worker", "--slots", "1")
+    for _ in range(5):  # it is known to be a quick one
+        assert jobs.end(jobs.ask("samples.fragile"))["state"] == "succeeded"
+    code = (
+        "import sys, django\n"
+        "django.setup()\n"
+        "from django.db import transaction\n"
+        "from apps.jobs.submit import submit\n"
+        "namespace, folder = sys.argv[1:]\n"
+        "with transaction.atomic():\n"
+        "    for number in range(10):\n"
+        "        submit(namespace, 'samples.fragile', {} if number else {'folder': folder})\n"
+    )
+    jobs.python(code, jobs.namespace, str(jobs.folder))
+    assert jobs.installation.wait("worker") == -signal.SIGKILL
+    start(jobs, "worker", "--slots", "1")
+    jobs.until(lambda: jobs.waiting() == 0, "all have ended")
+    ended = "SELECT state, count(*) FROM jobs_job WHERE task = 'samples.fragile' GROUP BY 1 ORDER BY 1"
+    assert jobs.query(ended) == [("failed", 1), ("succeeded", 14)]
+
+
+@pytest.mark.chaos
 def test_a_worker_killed_while_it_drains_costs_its_job_nothing_however_often(jobs: Jobs) -> None:
     """As a container that is given ten seconds to stop."""
     job = jobs.ask("samples.hold", folder=str(jobs.folder), polite=False)
