@@ -53,9 +53,14 @@
     old.slice(fresh.length).forEach((node) => node.remove());
   };
 
-  // A live part asks for itself every few seconds; not while nobody looks.
+  // A live part asks for itself every few seconds; not while nobody looks. An answer that does not come (the network is
+  // another one now, say) is not waited for: nothing is asked before it, and the figures would stand still.
+  const answerMilliseconds = 10_000;
   document.addEventListener("htmx:beforeRequest", (event) => {
     if ("live" in event.detail.elt.dataset && document.hidden) event.preventDefault();
+  });
+  document.addEventListener("htmx:configRequest", (event) => {
+    if ("live" in event.detail.elt.dataset) event.detail.timeout = answerMilliseconds;
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     const { elt, xhr } = event.detail;

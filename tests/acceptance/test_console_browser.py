@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
 
 from tests.installation import Installation
 from tests.stomp_gateway import WireClient
@@ -152,6 +152,27 @@ def test_rates_and_drawings_move_by_themselves(installation: Installation, visit
         visitor.page.set_viewport_size(size)  # type: ignore[arg-type]
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     assert visitor.complaints == []
+
+
+def test_figures_move_on_though_an_answer_is_lost(installation: Installation, visitor: Visitor) -> None:
+    installation.start("web")
+    visitor.log_in()
+    asked: list[Route] = []  # by the page itself; the first of them is not answered
+
+    def answer(route: Route) -> None:
+        if "hx-request" in route.request.headers:
+            asked.append(route)
+            if len(asked) == 1:
+                return
+        route.continue_()
+
+    visitor.page.route("**/queues/", answer)
+    visitor.open("/queues/")
+    expect(visitor.page.get_by_text("No queue yet")).to_be_visible()
+    send = "SELECT msgweb.send(%s, '/queue/orders', 'x'::text, '{}'::jsonb)"
+    installation.query(send, (installation.credentials["stomp"]["namespace"],))
+    expect(visitor.page.locator("tr", has_text="orders")).to_be_visible()
+    assert len(asked) >= 2
 
 
 def test_a_brand_is_cloned_and_watched(installation: Installation, visitor: Visitor) -> None:
