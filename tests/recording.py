@@ -9,7 +9,8 @@ from django.db import connection
 
 from apps.broker.headers import decode_headers
 from apps.jobs.models import Job
-from apps.jobs.recorder import Batch, Finish, NotStarted, Recorder, Run, Start, Started, Written
+from apps.jobs.recorder import Recorder
+from apps.jobs.records import Batch, Finish, NotStarted, Run, Start, Started, Written
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from apps.broker.engine import Asking, Companion, SessionId
 from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, Admission, claimed_parameters, claimed_rows
-from apps.jobs.recorder import Run, Start, Started
+from apps.jobs.records import Run, Start, Started
 from workers.ledger import NETWORK, PLANNING, WRITE_SECONDS, Begun, Ledger
 
 log = logging.getLogger(__name__)

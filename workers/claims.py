@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from apps.broker.engine import Delivery, SessionId, Subscription
-from apps.jobs.recorder import Run
+from apps.jobs.records import Run
 from workers import wire
 
 

@@ -25,7 +25,7 @@ from apps.broker.headers import decode_headers, encode_headers
 from apps.jobs import registry
 from apps.jobs.context import LINE_LIMIT, clean
 from apps.jobs.errors import UnknownTask
-from apps.jobs.recorder import Finish, Json, LogLine, Mark, NotStarted, Start, Started, Stopping
+from apps.jobs.records import Finish, Json, LogLine, Mark, NotStarted, Start, Started, Stopping
 from workers import wire
 from workers.admissions import Admissions
 from workers.claims import Claim

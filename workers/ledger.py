@@ -17,7 +17,8 @@ from uuid import UUID
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from apps.jobs.recorder import Batch, Finish, LogLine, Mark, Note, NotStarted, Recorder, Run, Start, Started, Written
+from apps.jobs.recorder import Recorder
+from apps.jobs.records import Batch, Finish, LogLine, Mark, Note, NotStarted, Run, Start, Started, Written
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 from apps.jobs import registry
 from apps.jobs.channels import CONTROL
 from apps.jobs.queries import query
-from apps.jobs.recorder import Finish, NotStarted, Run, Start, Started
+from apps.jobs.records import Finish, NotStarted, Run, Start, Started
 from apps.stomp.gateway.ports import Attempt, AtWork, End, NotBegun, Offer
 from workers.ledger import NETWORK, Ended, Ledger
 

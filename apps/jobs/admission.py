@@ -11,7 +11,8 @@ from psycopg import AsyncConnection
 
 from apps.jobs.pipelined import Pipelined, Row, Step
 from apps.jobs.queries import query
-from apps.jobs.recorder import Run, Start, Started, number_array, uuid_array
+from apps.jobs.recorder import number_array, uuid_array
+from apps.jobs.records import Run, Start, Started
 
 
 class Admission:

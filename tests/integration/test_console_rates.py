@@ -25,7 +25,7 @@ from apps.broker.postgres.statistics import _WRITE, Counts, StatisticsWriter
 from apps.console import charts
 from apps.jobs import control, tally
 from apps.jobs.models import Job
-from apps.jobs.recorder import Batch, Finish, Json, Run, Start
+from apps.jobs.records import Batch, Finish, Json, Run, Start
 from tests import sample_tasks
 from tests.recording import Worker
 

@@ -15,7 +15,7 @@ from apps.jobs.asking import Ask
 from apps.jobs.channels import EVENTS
 from apps.jobs.flows import Link, batch
 from apps.jobs.models import Attempt, Event, Job
-from apps.jobs.recorder import Batch, Finish, Json, Run, Start, Written
+from apps.jobs.records import Batch, Finish, Json, Run, Start, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from tests.installation import until

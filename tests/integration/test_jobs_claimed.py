@@ -14,7 +14,7 @@ from apps.jobs import control
 from apps.jobs.admission import CLAIMED, CLAIMED_NAMES, claimed_parameters, claimed_rows
 from apps.jobs.asking import Ask
 from apps.jobs.models import Job
-from apps.jobs.recorder import Run, Start, Started
+from apps.jobs.records import Run, Start, Started
 from apps.jobs.submit import submit
 from tests import sample_tasks
 

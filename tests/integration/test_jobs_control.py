@@ -14,7 +14,7 @@ from apps.jobs.asking import Ask
 from apps.jobs.control import Changes
 from apps.jobs.errors import UnknownJob, WrongState
 from apps.jobs.models import Event, Job, Permit, Step
-from apps.jobs.recorder import NotStarted, Started
+from apps.jobs.records import NotStarted, Started
 from apps.jobs.selection import Selection, apply
 from apps.jobs.submit import submit
 from msgweb.errors import BadArguments, BadDestination, BadMessage, BadRequest

@@ -9,7 +9,7 @@ import pytest
 
 from apps.jobs import control, deaths, events
 from apps.jobs.models import Attempt, Job, Step
-from apps.jobs.recorder import Batch, NotStarted, Run, Started, Stopping
+from apps.jobs.records import Batch, NotStarted, Run, Started, Stopping
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from tests.recording import Worker, messages

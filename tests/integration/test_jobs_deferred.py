@@ -13,7 +13,7 @@ from apps.jobs.admission import Admission
 from apps.jobs.asking import Ask
 from apps.jobs.errors import WrongState
 from apps.jobs.models import Attempt, Job
-from apps.jobs.recorder import Batch, Finish, Json, LogLine, Run, Start, Started, Written
+from apps.jobs.records import Batch, Finish, Json, LogLine, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from tests.recording import Worker

@@ -13,7 +13,7 @@ from apps.jobs.asking import Ask
 from apps.jobs.errors import UnknownBatch
 from apps.jobs.flows import Link, batch, chain, progress_of
 from apps.jobs.models import Batch, BrokenLink, Dependency, Job
-from apps.jobs.recorder import NotStarted
+from apps.jobs.records import NotStarted
 from apps.jobs.submit import submit
 from msgweb.errors import BadArguments, BadRequest, NotFound
 from tests import sample_tasks
@@ -125,8 +125,8 @@ def test_asked_for_while_the_one_before_ends_it_is_never_forgotten(namespace: st
     thread = threading.Thread(target=ask)
     thread.start()
     assert asked.wait(30)
-    from apps.jobs.recorder import Batch as Writes
-    from apps.jobs.recorder import Finish
+    from apps.jobs.records import Batch as Writes
+    from apps.jobs.records import Finish
 
     ending = Writes(finishes=[Finish(run, "succeeded")])
     assert worker.write(ending).put_off == {first.id}  # and tried again a moment later

@@ -11,7 +11,7 @@ from apps.broker import queue_settings
 from apps.jobs import control, events
 from apps.jobs.asking import Ask
 from apps.jobs.models import Attempt, Job, Permit, Step
-from apps.jobs.recorder import NotStarted, Started
+from apps.jobs.records import NotStarted, Started
 from apps.jobs.submit import submit
 from msgweb.errors import BadRequest, LimitExceeded
 from tests import sample_tasks

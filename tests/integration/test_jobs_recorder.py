@@ -12,18 +12,7 @@ from django.db import connection
 from apps.broker.headers import decode_headers
 from apps.jobs import control, events
 from apps.jobs.models import Attempt, Event, Job, Progress
-from apps.jobs.recorder import (
-    Batch,
-    Finish,
-    Json,
-    LogLine,
-    Mark,
-    NotStarted,
-    Run,
-    Start,
-    Started,
-    Written,
-)
+from apps.jobs.records import Batch, Finish, Json, LogLine, Mark, NotStarted, Run, Start, Started, Written
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from tests.recording import Worker

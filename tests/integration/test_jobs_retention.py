@@ -15,8 +15,8 @@ from apps.jobs import events, retention
 from apps.jobs.asking import Ask
 from apps.jobs.flows import batch
 from apps.jobs.models import Attempt, Batch, Event, Job, Progress, Step
-from apps.jobs.recorder import Batch as Writes
-from apps.jobs.recorder import LogLine, Mark
+from apps.jobs.records import Batch as Writes
+from apps.jobs.records import LogLine, Mark
 from apps.jobs.retention import BadRetention, Retention, parse
 from tests import sample_tasks
 from tests.recording import Worker

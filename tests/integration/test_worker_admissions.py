@@ -17,7 +17,7 @@ from apps.broker.postgres.batch import Batch
 from apps.broker.postgres.pipeline import ConnectionLost, Outcome
 from apps.broker.postgres.writer import Writer
 from apps.jobs.models import Job
-from apps.jobs.recorder import Finish, Json, NotStarted, Start, Started
+from apps.jobs.records import Finish, Json, NotStarted, Start, Started
 from apps.jobs.submit import submit
 from tests import sample_tasks
 from workers.admissions import Admissions

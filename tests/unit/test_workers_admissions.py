@@ -3,7 +3,7 @@
 from uuid import UUID, uuid4
 
 from apps.broker.engine import SessionId
-from apps.jobs.recorder import NotStarted, Run, Start, Started
+from apps.jobs.records import NotStarted, Run, Start, Started
 from workers.admissions import Admissions
 from workers.ledger import Ledger
 
