@@ -10,6 +10,7 @@ MSGWEB_SECRET_KEY      Django's secret; without it one is made once under MSGWEB
 MSGWEB_ALLOWED_HOSTS   comma-separated host names of the web process, besides localhost and loopback
 MSGWEB_PUBLIC_URL      what links to status pages begin with, default http://MSGWEB_HTTP
 MSGWEB_DEBUG           1 switches Django's debug pages on
+MSGWEB_LOG_LEVEL       of what goes to standard error, default INFO
 MSGWEB_DB_POOL         database connections that the threads of a process share at most; 0: no pool; default 20 for web
 MSGWEB_PREPARED        1: the statement that asks for a job is prepared, once a connection, and not planned each time;
                        0: so that a pooler in transaction mode may stand between; default 1 for the embedded cluster,
