@@ -15,7 +15,7 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL(
-            (SQL / "0031_tally_of_tasks.sql").read_text(),
+            (SQL / "0017_tally_of_tasks.sql").read_text(),
             f"ALTER TABLE msgweb.jobs_ended DROP COLUMN task;\n{BACK}",
         )
     ]
