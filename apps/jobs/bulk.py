@@ -17,7 +17,8 @@ from apps.jobs.registry import Task, to_json
 from apps.jobs.submit import ask_for
 from msgweb.errors import BadRequest
 
-PORTION = 2_000  # jobs of a COPY, and those beside it that are in the making
+PORTION = 10_000  # jobs of a COPY, and those beside it that are in the making: each COPY costs as much as some 50 jobs
+BYTES = 8 << 20  # of jobs of a COPY, and of those in the making
 STEP = 20  # jobs that are made ready between two looks at whether the database takes more
 _JSONB = b"\1"  # the version of jsonb's binary form, which is text otherwise
 _EPOCH = 946_684_800_000_000  # microseconds from 1970 to 2000, where Postgres begins to count
@@ -71,7 +72,7 @@ def enqueue_many(
         rows = _Rows(task, request, moment, sending, chain(first, remaining))
 
         def more() -> bool:
-            return len(rows.jobs) < PORTION and rows.make()
+            return (rows.ahead < BYTES and len(rows.jobs) < PORTION and rows.make()) or rows.name()
 
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
         while rows.jobs or rows.make():
@@ -79,7 +80,9 @@ def enqueue_many(
             rows.send(more)
         sending.finish()
         with connection.cursor() as cursor:
-            cursor.execute("SELECT pg_notify('msgweb_job', %s)", [str(rows.ids[-1])])
+            cursor.execute("SELECT pg_notify('msgweb_job', %s)", [rows.last_id])
+    while rows.name():
+        pass
     return rows.ids
 
 
@@ -92,8 +95,9 @@ class _Rows:
             queues show them in their order.
 
     Attributes:
-        ids: of all of them.
+        ids: of those that were named.
         jobs: those that no COPY has taken yet.
+        ahead: bytes of jobs since the last COPY ended, of those that it took, too.
     """
 
     def __init__(
@@ -118,18 +122,32 @@ class _Rows:
         self._shared = b"".join(map(field, shared.values()))
         self.statement = f"COPY jobs_job ({', '.join(columns)}) FROM STDIN (FORMAT binary)"
         self.ids: list[UUID] = []
+        self._raw_ids: list[bytes] = []
         self.jobs: deque[bytes] = deque()
+        self.ahead = 0
         self._messages: deque[Any] = deque()
         self._due: list[Any] = []
 
     def portion(self) -> Iterator[bytes]:
         """The jobs of a COPY: those that are there, then more as they are made."""
-        jobs, messages, due = self.jobs, self._messages, self._due
-        for _ in range(PORTION):
-            if not jobs and not self.make():
-                return
+        jobs, messages, due, size = self.jobs, self._messages, self._due, 0
+        while len(due) < PORTION and size < BYTES and (jobs or self.make()):
+            row = jobs.popleft()
             due.append(messages.popleft())
-            yield jobs.popleft()
+            size += len(row)
+            yield row
+        self.ahead -= size
+
+    def name(self) -> bool:
+        """Make the ids of a few jobs for the caller, which may be done last. Says whether there were any."""
+        before = len(self.ids)
+        self.ids += map(id_of, self._raw_ids[before : before + STEP])
+        return len(self.ids) > before
+
+    @property
+    def last_id(self) -> str:
+        """Of the last job."""
+        return str(id_of(self._raw_ids[-1]))
 
     def send(self, meanwhile: Callable[[], bool]) -> None:
         """Send the messages of the jobs that were written.
@@ -147,8 +165,8 @@ class _Rows:
             BadArguments, LimitExceeded: as `enqueue_many`.
         """
         task, checked, shared, columns = self._task, self._task.checked, self._shared, self._columns
-        add_id, add_job, add_message = self.ids.append, self.jobs.append, self._messages.append
-        first = moment = self._moment + len(self.ids)
+        add_id, add_job, add_message = self._raw_ids.append, self.jobs.append, self._messages.append
+        first = moment = self._moment + len(self._raw_ids)
         message = self._message
         limits = b""
         for one in islice(self._arguments, STEP):
@@ -158,9 +176,11 @@ class _Rows:
                 limits = field(_JSONB + to_json(found).encode())
             raw = next(self._new_ids)
             head = _JOB_HEAD(columns, 16, raw, 8, moment, len(text) + 1, _JSONB)
-            add_job(b"%b%b%b%b" % (head, text, limits, shared))
+            row = b"%b%b%b%b" % (head, text, limits, shared)
+            add_job(row)
             add_message(message(text_of(raw), text))
-            add_id(id_of(raw))
+            add_id(raw)
+            self.ahead += len(row)
             moment += 1
         return moment > first
 
