@@ -41,11 +41,12 @@ def field(value: bytes | None) -> bytes:
     return b"\xff\xff\xff\xff" if value is None else _LENGTH.pack(len(value)) + value
 
 
-def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], bool], using: str = "default") -> None:
+def copy(statement: str, rows: Iterable[bytes], meanwhile: Callable[[], bool], using: str = "default") -> None:
     """Run a COPY in binary.
 
     Args:
-        rows: each with the number of its columns before them.
+        rows: each with the number of its columns before them. The database writes those that it was given while the next
+            are made. What raises an error here undoes the statement.
         meanwhile: called again and again while the database has yet to take or to write some of them; says whether
             there is more to do.
 
@@ -56,8 +57,9 @@ def copy(statement: str, rows: Sequence[bytes], meanwhile: Callable[[], bool], u
         writer = _Overlapped(cursor, meanwhile)
         with cursor.copy(statement, writer=writer) as copying:
             copying.write(BINARY_HEAD)
-            for at in range(0, len(rows), AT_ONCE):
-                copying.write(b"".join(rows[at : at + AT_ONCE]))
+            remaining = iter(rows)
+            while portion := list(islice(remaining, AT_ONCE)):
+                copying.write(b"".join(portion))
             copying.write(BINARY_TAIL)
 
 
@@ -114,6 +116,9 @@ class Sending:
     Args:
         priority: 0 to 9, of all of them.
 
+    Attributes:
+        plain: there are no limits, and messages may be sent as rows, too.
+
     Raises:
         BadDestination, BadMessage: they cannot be sent like that.
         NotFound: there is no such namespace.
@@ -130,7 +135,7 @@ class Sending:
             cursor.execute("SELECT msgweb.destination_id(%s, 'queue', %s)", [namespace, queue])
             (self._target,) = cursor.fetchone()
             cursor.execute(_PLAIN, [self._target])
-            (self._plain,) = cursor.fetchone()
+            (self.plain,) = cursor.fetchone()
             cursor.execute("SELECT nextval('msgweb.message_id')")
             (self._before,) = cursor.fetchone()
         columns = (_LENGTH.pack(self._target), struct.pack(">h", priority), b"\1")
@@ -146,23 +151,33 @@ class Sending:
         Raises:
             QueueFull: the queue's limit refuses one; then none is sent, if the caller's transaction ends there.
         """
-        self.count += len(messages)
-        if not self._plain:
+        if not self.plain:
+            self.count += len(messages)
             for headers, body in messages:
                 named = decode_headers(headers)
                 outbox.send(
                     self._namespace, self._queue, body, headers=named, priority=self._priority, using=self._using
                 )
             return
-        head, pack = self._head, _LENGTH.pack
-        rows = [b"%b%b%b%b%b" % (head, pack(len(h)), h, pack(len(body)), body) for h, body in messages]
-        self._bytes += sum(map(len, rows)) - len(rows) * (len(head) + 2 * _LENGTH.size)
+        begin, pack = self.row_until_headers, _LENGTH.pack
+        rows = [b"%b%b%b%b%b" % (begin, pack(len(h)), h, pack(len(body)), body) for h, body in messages]
+        self.send_rows(rows, meanwhile)
+
+    @property
+    def row_until_headers(self) -> bytes:
+        """What stands in a message's row before the headers, which follow as a `field`, and then the body."""
+        return self._head
+
+    def send_rows(self, rows: Sequence[bytes], meanwhile: Callable[[], bool] = lambda: False) -> None:
+        """Send messages, as `send` does, whose rows were made by the caller; to a queue that is `plain`."""
+        self.count += len(rows)
+        self._bytes += sum(map(len, rows)) - len(rows) * (len(self._head) + 2 * _LENGTH.size)
         with translated():
             copy(_COPY, rows, meanwhile, self._using)
 
     def finish(self) -> None:
         """Tell the queue's consumers, once the transaction has taken effect."""
-        if not self._plain or not self.count:
+        if not self.plain or not self.count:
             return
         with connections[self._using].cursor() as cursor:
             told = [self._target, self._before, self._priority]

@@ -14,6 +14,7 @@ from django.views.decorators.http import require_safe
 from apps.broker import catalogue, horizon, statistics
 from apps.console import charts
 from apps.jobs import tally
+from apps.jobs.listing import newest
 from apps.jobs.models import Attempt, Job
 
 #: Namespace, kind and name.
@@ -31,7 +32,7 @@ def overview(request: HttpRequest) -> HttpResponse:
     alive = [session for session in sessions if session.alive]
     recent = statistics.recent()
     succeeded, failed = tally.ended_in_hour()
-    newest = Job.objects.select_related("progress").defer("arguments", "result", "error")
+    rows = Job.objects.select_related("progress").defer("arguments", "result", "error")
     context = {
         "stats": {
             "running": count(state=Job.State.RUNNING),
@@ -42,8 +43,8 @@ def overview(request: HttpRequest) -> HttpResponse:
         },
         "messages_ready": sum(queue.ready for queue in queues),
         "messages_in_flight": sum(queue.in_flight for queue in queues),
-        "running": newest.filter(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
-        "latest": newest.exclude(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
+        "running": rows.filter(state=Job.State.RUNNING)[:OVERVIEW_ROWS],
+        "latest": rows.filter(id__in=newest(OVERVIEW_ROWS, but=Job.State.RUNNING)),
         "queues": with_flows(sorted(queues, key=lambda queue: _importance(queue, recent))[:OVERVIEW_ROWS], recent),
         "job_flows": charts.job_flows(tally.ended()),
         "message_flows": charts.message_flows([one for (_, kind, _), one in recent.items() if kind == "queue"]),

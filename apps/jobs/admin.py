@@ -33,4 +33,5 @@ class JobAdmin(ReadOnly, admin.ModelAdmin):
     list_filter = ["state"]
     search_fields = ["id__exact"]
     show_full_result_count = False
+    ordering = ["-id"]  # which is by time, too, where the asker gave none of his own
     inlines = [AttemptInline]

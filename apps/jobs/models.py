@@ -57,19 +57,19 @@ class Job(models.Model):
     task = models.CharField(max_length=200)
     queue = models.CharField(max_length=255)
     arguments = models.JSONField(default=dict)
-    priority = models.SmallIntegerField(default=4)
-    state = models.CharField(max_length=10, choices=State, default=State.READY)
-    attempt = models.IntegerField(default=0)
-    failures = models.IntegerField(default=0)
-    max_attempts = models.IntegerField(default=1)
+    priority = models.SmallIntegerField(default=4, db_default=4)
+    state = models.CharField(max_length=10, choices=State, default=State.READY, db_default=State.READY)
+    attempt = models.IntegerField(default=0, db_default=0)
+    failures = models.IntegerField(default=0, db_default=0)
+    max_attempts = models.IntegerField(default=1, db_default=1)
     deaths = models.SmallIntegerField(default=0, db_default=0)
-    delivery = models.IntegerField(default=0)
+    delivery = models.IntegerField(default=0, db_default=0)
     result = models.JSONField(null=True, blank=True)
     error = models.JSONField(null=True, blank=True)
-    reply_to = models.CharField(max_length=300, blank=True, default="")
-    correlation_id = models.CharField(max_length=255, blank=True, default="")
-    wants_progress = models.BooleanField(default=False)
-    requested_by = models.CharField(max_length=200, blank=True, default="")
+    reply_to = models.CharField(max_length=300, blank=True, default="", db_default="")
+    correlation_id = models.CharField(max_length=255, blank=True, default="", db_default="")
+    wants_progress = models.BooleanField(default=False, db_default=False)
+    requested_by = models.CharField(max_length=200, blank=True, default="", db_default="")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
     started_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -100,10 +100,13 @@ class Job(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
+            # A job that is ready has one entry for lists, in `job_ready`: the others get theirs when it changes, which is
+            # a new entry in each of them anyway. `apps.jobs.listing` puts both together.
             # Ascending, though lists show the newest first: new entries then stand at the end, where there is room.
-            models.Index(fields=["created_at", "id"], name="job_newest"),
-            models.Index(fields=["state", "created_at"], name="job_state"),
-            models.Index(fields=["namespace", "task", "created_at"], name="job_task"),
+            models.Index(fields=["namespace", "task", "created_at"], name="job_ready", condition=models.Q(state="ready")),
+            models.Index(fields=["created_at", "id"], name="job_newest", condition=~models.Q(state="ready")),
+            models.Index(fields=["state", "created_at"], name="job_state", condition=~models.Q(state="ready")),
+            models.Index(fields=["namespace", "task", "created_at"], name="job_task", condition=~models.Q(state="ready")),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
             models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
             models.Index(

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from functools import partialmethod
 from typing import Any
 
@@ -67,11 +67,11 @@ def test_many_keep_their_order_and_run(namespace: str, conninfo: str) -> None:
 def test_none_is_left_out_where_the_database_never_lets_anybody_wait(
     namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def copy(statement: str, rows: Sequence[bytes], meanwhile: object, using: str = "default") -> None:
+    def copy(statement: str, rows: Iterable[bytes], meanwhile: object, using: str = "default") -> None:
         broker_bulk.copy(statement, rows, lambda: False, using)
 
     monkeypatch.setattr(bulk, "copy", copy)
-    monkeypatch.setattr(broker_bulk.Sending, "send", partialmethod(_send_alone, broker_bulk.Sending.send))
+    monkeypatch.setattr(broker_bulk.Sending, "send_rows", partialmethod(_send_alone, broker_bulk.Sending.send_rows))
     ids = enqueue_many(sample_tasks.add, namespace, [{"a": n} for n in range(1000)])
     assert len(ids) == Job.objects.count() == len(messages(namespace, "samples")) == 1000
 
