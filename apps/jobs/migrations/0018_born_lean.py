@@ -7,7 +7,7 @@ from pathlib import Path
 
 from django.db import migrations, models
 
-SQL = Path(__file__).with_name("sql") / "0017_born_lean.sql"
+SQL = Path(__file__).with_name("sql") / "0018_born_lean.sql"
 INDEXES = {
     "job_newest": ["created_at", "id"],
     "job_state": ["state", "created_at"],
@@ -32,7 +32,7 @@ FIELDS = {
 
 
 class Migration(migrations.Migration):
-    dependencies = [("jobs", "0016_told_attempts")]
+    dependencies = [("jobs", "0017_tally_of_tasks")]
 
     operations = [
         *(
