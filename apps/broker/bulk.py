@@ -45,7 +45,7 @@ def copy(statement: str, rows: Iterable[bytes], meanwhile: Callable[[], bool], u
     """Run a COPY in binary.
 
     Args:
-        rows: each with the number of its columns before them. The database writes those that it was given while the next
+        rows: each with the number of its columns before them. The database writes those that it has while the next
             are made. What raises an error here undoes the statement.
         meanwhile: called again and again while the database has yet to take or to write some of them; says whether
             there is more to do.

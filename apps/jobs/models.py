@@ -100,13 +100,17 @@ class Job(models.Model):
     class Meta:
         ordering = ["-created_at", "-id"]
         indexes = [
-            # A job that is ready has one entry for lists, in `job_ready`: the others get theirs when it changes, which is
-            # a new entry in each of them anyway. `apps.jobs.listing` puts both together.
+            # A job that is ready has one entry for lists, in `job_ready`: the others get theirs when it changes, which
+            # is a new entry in each of them anyway. `apps.jobs.listing` puts both together.
             # Ascending, though lists show the newest first: new entries then stand at the end, where there is room.
-            models.Index(fields=["namespace", "task", "created_at"], name="job_ready", condition=models.Q(state="ready")),
+            models.Index(
+                fields=["namespace", "task", "created_at"], name="job_ready", condition=models.Q(state="ready")
+            ),
             models.Index(fields=["created_at", "id"], name="job_newest", condition=~models.Q(state="ready")),
             models.Index(fields=["state", "created_at"], name="job_state", condition=~models.Q(state="ready")),
-            models.Index(fields=["namespace", "task", "created_at"], name="job_task", condition=~models.Q(state="ready")),
+            models.Index(
+                fields=["namespace", "task", "created_at"], name="job_task", condition=~models.Q(state="ready")
+            ),
             models.Index(fields=["worker"], name="job_worker", condition=models.Q(worker__isnull=False)),
             models.Index(fields=["run_at"], name="job_due", condition=models.Q(state__in=["scheduled", "waiting"])),
             models.Index(

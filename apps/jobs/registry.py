@@ -140,7 +140,7 @@ class Task(Generic[P, R]):
 
 
 def _encoder() -> Callable[[object], str]:
-    """What writes JSON. `JSONEncoder.encode` makes its inner encoder anew each time, which takes longer than most arguments.
+    """What writes JSON. `JSONEncoder.encode` makes its inner encoder anew each time, which takes longer than to write.
 
     It notes no containers on the way: what holds itself is a RecursionError.
     """

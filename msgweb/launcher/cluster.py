@@ -53,9 +53,9 @@ SETTINGS = {
     "log_line_prefix": "'%m [%p] '",
 }
 
-#: For glibc, unless the environment says otherwise: what a statement frees at its end is kept for the next one, up to so
-#: many bytes a process. By itself glibc gives more than 128 KiB back to the kernel, which clears it page by page when it is
-#: asked for again: that was a twentieth of a COPY.
+#: For glibc, unless the environment says otherwise: what a statement frees at its end is kept for the next one, up to
+#: so many bytes a process. By itself glibc gives more than 128 KiB back to the kernel, which clears it when
+#: it is asked for again, page by page: that was a twentieth of a COPY.
 ALLOCATION = {
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),

@@ -91,6 +91,16 @@ def test_a_cluster_is_created_and_only_its_account_can_reach_it(server: Server) 
     assert stat.S_IMODE(cluster.data.stat().st_mode) == 0o700
 
 
+def test_it_keeps_memory_as_it_is_told_and_the_environment_has_the_last_word(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "4096")
+    server.start()
+    assert server.process is not None
+    given = Path(f"/proc/{server.process.pid}/environ").read_bytes().split(b"\0")
+    assert {b"MALLOC_TRIM_THRESHOLD_=16777216", b"MALLOC_TOP_PAD_=4096"} <= set(given)
+
+
 def test_data_survives_a_kill_and_the_killed_server_does_not_block_the_next_one(server: Server) -> None:
     cluster = server.start()
     with psycopg.connect(cluster.conninfo("postgres"), autocommit=True) as connection:

@@ -80,6 +80,29 @@ def _send_alone(sending: Any, send: Any, messages: Any, meanwhile: object) -> No
     send(sending, messages)
 
 
+@pytest.mark.parametrize(("jobs", "size"), [(70, 1 << 20), (10_000, 2000), (1, 1)])
+def test_many_copies_keep_the_order_too(namespace: str, monkeypatch: pytest.MonkeyPatch, jobs: int, size: int) -> None:
+    monkeypatch.setattr(bulk, "PORTION", jobs)
+    monkeypatch.setattr(bulk, "BYTES", size)
+    ids = enqueue_many(sample_tasks.add, namespace, ({"a": n} for n in range(200)))
+    assert list(Job.objects.order_by("created_at").values_list("id", flat=True)) == ids
+    assert [json.loads(body) for _, body, _ in messages(namespace, "samples")] == [{"a": n} for n in range(200)]
+    assert [job.arguments for job in Job.objects.order_by("created_at")] == [{"a": n} for n in range(200)]
+
+
+def test_what_rows_leave_out_is_what_the_table_says() -> None:
+    assert {name: Job._meta.get_field(name).db_default for name in bulk._USUAL} == bulk._USUAL
+
+
+def test_after_one_that_does_not_fit_the_callers_transaction_goes_on(namespace: str) -> None:
+    with transaction.atomic():
+        with pytest.raises(BadArguments):
+            enqueue_many(sample_tasks.add, namespace, ({"a": n} if n < 3000 else {"z": 1} for n in range(5000)))
+        ids = enqueue_many(sample_tasks.add, namespace, [{"a": 1}])
+    assert list(Job.objects.values_list("id", flat=True)) == ids
+    assert len(messages(namespace, "samples")) == 1
+
+
 def test_one_that_does_not_fit_leaves_none(namespace: str) -> None:
     arguments: list[dict[str, Any]] = [{"a": n} for n in range(6000)]
     with pytest.raises(BadArguments):
