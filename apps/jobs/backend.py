@@ -187,7 +187,9 @@ class MsgwebBackend(tasks_api.BaseTaskBackend):
 async def _plain_row(request: Mapping[str, Any]) -> tuple[Any, ...] | None:
     """`submit.plain_row`, without a thread."""
     values = plain_values(request)
-    return None if values is None else made(values, await async_connection.fetch_number("enqueue_plain", values))
+    if values is None:
+        return None
+    return made(values, await async_connection.fetch_number("enqueue_plain_alone", values))
 
 
 def _uuid(text: str) -> uuid.UUID:

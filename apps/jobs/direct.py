@@ -28,12 +28,13 @@ _NUMBER = re.compile(r"\$\d+")
 _prepared: "WeakKeyDictionary[Connection[Any], set[str]]" = WeakKeyDictionary()
 
 
-def fetch_number(name: str, values: Values) -> int | None:
+def fetch_number(name: str, values: Values, *, alone: str | None = None) -> int | None:
     """The one number that a named statement returns.
 
     Args:
         name: of a statement with `$1`, `$2` and so on, each once and in this order.
         values: as text.
+        alone: of one that may take its place where no transaction is open, and that ends its own.
 
     Raises:
         django.db.DatabaseError: it was refused.
@@ -46,6 +47,8 @@ def fetch_number(name: str, values: Values) -> int | None:
     raw = connection.connection
     if connection.execute_wrappers or connection.queries_logged or not _in_place(raw):
         return _through_cursor(name, values)
+    if alone is not None and raw.autocommit and raw.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        name = alone
     with connection.wrap_database_errors:
         if getattr(settings, "MSGWEB_PREPARED", False):
             result = _run_prepared(raw, name, values)

@@ -11,8 +11,9 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models.base import ModelState
+from psycopg.errors import QueryCanceled
 
 from apps.broker import outbox
 from apps.broker.sqlstates import translated
@@ -91,7 +92,15 @@ def _plain_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime] | 
     values = plain_values(request)
     if values is None:
         return None
-    return made(values, fetch_number("enqueue_plain", values))
+    try:
+        answer = fetch_number("enqueue_plain", values, alone="enqueue_plain_alone")
+    except OperationalError as error:
+        if request["id"] or not (isinstance(error.__cause__, QueryCanceled) and connection.get_autocommit()):
+            raise
+        answer = fetch_number("enqueued", values[:1])  # it may have been told to stop between its two transactions
+        if answer is None:
+            raise
+    return made(values, answer)
 
 
 def _special_row(request: Mapping[str, Any]) -> tuple[uuid.UUID, str, datetime | None]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, OperationalError, connection, transaction
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
@@ -151,13 +151,13 @@ def test_a_broken_transaction_takes_none(namespace: str) -> None:
 
 def test_an_error_of_the_database_is_djangos(namespace: str) -> None:
     with connection.cursor() as cursor:
-        cursor.execute("ALTER FUNCTION msgweb.enqueue_plain_job RENAME TO enqueue_plain_job_away")
+        cursor.execute("ALTER PROCEDURE msgweb.enqueue_plain_alone RENAME TO enqueue_plain_away")
     try:
         with pytest.raises(DatabaseError, match="does not exist"):
             sample_tasks.add.enqueue(namespace=namespace, a=1)
     finally:
         with connection.cursor() as cursor:
-            cursor.execute("ALTER FUNCTION msgweb.enqueue_plain_job_away RENAME TO enqueue_plain_job")
+            cursor.execute("ALTER PROCEDURE msgweb.enqueue_plain_away RENAME TO enqueue_plain_alone")
     sample_tasks.add.enqueue(namespace=namespace, a=1)
     assert Job.objects.count() == 1
 
@@ -169,7 +169,7 @@ def _named() -> list[str]:
 
 
 def test_it_is_prepared_once_and_again_after_what_was_prepared_is_discarded(namespace: str, settings: Any) -> None:
-    expected = ["msgweb_enqueue_plain"] if settings.MSGWEB_PREPARED else []
+    expected = ["msgweb_enqueue_plain_alone"] if settings.MSGWEB_PREPARED else []
     for count in range(1, 3):
         sample_tasks.add.enqueue(namespace=namespace, a=count)
         assert _named() == expected
@@ -184,7 +184,9 @@ def test_it_is_prepared_once_and_again_after_what_was_prepared_is_discarded(name
 
 def test_discarded_within_a_transaction_it_is_an_error_and_then_prepared_again(namespace: str, settings: Any) -> None:
     settings.MSGWEB_PREPARED = True
-    sample_tasks.add.enqueue(namespace=namespace, a=1)
+    with transaction.atomic():
+        assert not Job.objects.exists()  # the transaction has begun
+        sample_tasks.add.enqueue(namespace=namespace, a=1)
     with transaction.atomic():
         with connection.cursor() as cursor:
             cursor.execute("DEALLOCATE ALL")
@@ -220,3 +222,90 @@ def test_what_is_not_so_plain_is_left_to_the_other_statement(namespace: str, spe
         sample_tasks.add.enqueue(namespace=namespace, a=1)
     assert Job.objects.count() == 2
     assert len(special) == 5
+
+
+def on_disk(conninfo: str) -> bool:
+    """Whether all that was written to the write-ahead log is. Others may write meanwhile."""
+    with psycopg.connect(conninfo, autocommit=True) as other:
+        row = other.execute("SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()").fetchone()
+    assert row is not None
+    return bool(row[0])
+
+
+def test_alone_it_is_on_disk_once_it_was_asked_for(namespace: str, conninfo: str) -> None:
+    found = []
+    for count in range(20):
+        sample_tasks.add.enqueue(namespace=namespace, a=count)
+        found.append(on_disk(conninfo))
+    assert sum(found) > 10  # none, if nothing waited for it
+
+
+def test_alone_others_see_it_before_it_is_on_disk(namespace: str, conninfo: str) -> None:
+    with connection.cursor() as cursor:  # what waits for the disk does not begin
+        cursor.execute("SELECT pg_get_functiondef('msgweb.enqueue_plain_alone'::regproc)")
+        (source,) = cursor.fetchone()
+        cursor.execute(source.replace("PERFORM pg_logical_emit_message(true, 'msgweb', '')", "PERFORM 1 / 0"))
+    try:
+        with pytest.raises(DatabaseError, match="division by zero"):
+            sample_tasks.add.enqueue(namespace=namespace, a=1)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute(source)
+    assert seen_by_others(conninfo) == 1
+
+
+def test_in_a_transaction_its_commit_waits_for_the_disk(namespace: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SET synchronous_commit = on")
+    try:
+        with transaction.atomic():
+            sample_tasks.add.enqueue(namespace=namespace, a=1)
+            assert setting("synchronous_commit") == "on"
+        sample_tasks.add.enqueue(namespace=namespace, a=2)
+        assert setting("synchronous_commit") == "on"
+    finally:
+        connection.close()
+
+
+def setting(name: str) -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return str(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_told_to_stop_it_is_there_or_an_error(namespace: str, late: bool) -> None:
+    """Whatever the moment: an error means that there is no job."""
+    waits = "PERFORM pg_sleep(60); PERFORM pg_logical_emit_message" if late else "PERFORM pg_logical_emit_message"
+    begins = "BEGIN" if late else "BEGIN PERFORM pg_sleep(60);"
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_get_functiondef('msgweb.enqueue_plain_alone'::regproc)")
+        (source,) = cursor.fetchone()
+        changed = source.replace("PERFORM pg_logical_emit_message", waits).replace("BEGIN", begins, 1)
+        cursor.execute(changed)
+        cursor.execute("SET statement_timeout = 300")
+    try:
+        if late:
+            job = sample_tasks.add.enqueue(namespace=namespace, a=1)
+            assert job.created_at == Job.objects.get(id=job.id).created_at
+        else:
+            with pytest.raises(OperationalError, match="statement timeout"):
+                sample_tasks.add.enqueue(namespace=namespace, a=1)
+            assert not Job.objects.exists()
+        with pytest.raises(OperationalError, match="statement timeout"):  # whose id is known asks again
+            sample_tasks.add.enqueue(namespace=namespace, ask=Ask(job_id=uuid.uuid4()), a=2)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0")
+            cursor.execute(source)
+
+
+def test_both_transactions_write_the_same(transactional_db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT substring(prosrc FROM 'WITH target.*told;') FROM pg_proc"
+            " WHERE proname IN ('enqueue_plain_job', 'enqueue_plain_alone')"
+        )
+        (one,), (two,) = cursor.fetchall()
+    assert one is not None
+    assert one == two

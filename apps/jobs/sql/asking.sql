@@ -9,6 +9,16 @@ SELECT job_id, outcome, created FROM msgweb.enqueue_job(%(request)s::jsonb)
 --   $9 requested_by, $10 expires (seconds), $11 timeout (seconds), $12 on_death, $13 limits (JSON), $14 batch
 SELECT msgweb.enqueue_plain_job($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 
+-- name: enqueue_plain_alone
+-- The same in a transaction of its own: see msgweb.enqueue_plain_alone. No other may be open.
+CALL msgweb.enqueue_plain_alone($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+
+-- name: enqueued
+-- Whether there is such a job: when it was made, as enqueue_plain says it, else null. It is on disk then.
+--   $1 id
+SELECT (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM jobs_job WHERE id = $1::uuid),
+       pg_logical_emit_message(true, 'msgweb', '')
+
 -- name: issue
 -- A new message for a job whose row is locked.
 --   id uuid
