@@ -288,3 +288,41 @@ def test_after_a_refusal_for_want_of_room_nothing_is_delivered_before_something_
         assert place.consumer.bodies == [b"0", b"1"]
 
     play(scenario)
+
+
+def test_a_large_one_that_comes_while_acks_gathered_waits_for_one_more_batch(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A producer that waits for its receipts sends right when the acks of what it sent before are due to be written."""
+    large = b"x" * 4096
+    written: list[bytes] = []
+    insert = batch.Batch._insert
+
+    def note(self: batch.Batch, sent: list[batch.Sent], session: bytes) -> None:
+        written.extend(one.message.body for one in sent)
+        insert(self, sent, session)
+
+    monkeypatch.setattr(batch.Batch, "_insert", note)
+
+    async def scenario(place: Place) -> None:
+        await place.consume(1)
+        writer = place.engine._writer
+        went_on = False
+
+        def go_on(error: MsgwebError | None) -> None:
+            nonlocal went_on
+            assert error is None
+            went_on = True
+            place.ack(b"0")
+            place.send(large)
+            writer._hurry()
+
+        place.engine.send(Message(place._other, b"this batch ends"), go_on)
+        await place.until(lambda: went_on and not writer._busy)
+        await place.until(lambda: writer._busy)
+        assert place.consumer.bodies[-1] == large
+        place.ack(large)
+        await writer.settled()
+        assert large not in written
+
+    play(scenario)

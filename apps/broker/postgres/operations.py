@@ -37,7 +37,7 @@ class Operation:
         since: when who sends it came to this process, by `time.monotonic()`; 0: nothing is to be said of that.
         size: bytes of memory, about.
         unit: a transaction, whose topic messages wait for the commit.
-        passed: it was left for the next batch once.
+        passed: how often it was left for the next batch.
         plain: it sends one message to a queue and does nothing else, as most do.
         unhanded: the queues of `sends` that were told that something is on its way to them (`Queue.unwritten`).
     """
@@ -63,7 +63,7 @@ class Operation:
     since: float = 0.0
     size: int = 0
     unit: bool = False
-    passed: bool = False
+    passed: int = 0
     plain: bool = False
     unhanded: Sequence[Queue] = ()
 

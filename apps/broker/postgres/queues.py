@@ -58,7 +58,7 @@ class Queue:
         recalled: what was at hand has gone back while a claim was under way; what that brings comes behind it.
         gathered_at: the value of `lowered` when that began.
         ahead: what was claimed beyond the credit of the subscriptions.
-        settling: of the messages that waited for one more batch, the share that was acked by then, of late.
+        settling: of the messages that waited for more batches, the share that was acked by then, of late.
         spare: the last claim found less than there was credit for.
         watched: somebody will look whether it still moves.
     """

@@ -303,7 +303,7 @@ class Writer:
         self.wake()
 
     def _gather(self) -> list[Operation]:
-        impatient, self._impatient = self._impatient, False
+        self._impatient = False
         following, self._following = self._following, False
         self._pressure.settle(len(self._backlog))
         if self._patient is not None:
@@ -315,9 +315,10 @@ class Writer:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
                 guarded(callback)
-        if following and heavy and not impatient and not self._backlog.isolating:
+        if following and heavy and not (self._backlog.isolating or self._withheld):
             now, later = leftovers.divide(operations, self._host.places.queue, probe=self._number % PROBE == 0)
             self._backlog.put_back(later)
+            self._following = not now
             return now
         return operations
 
