@@ -157,8 +157,8 @@ def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
 
 
 def _lately_interrupted(since: datetime) -> list[Attempt]:
-    newest = Attempt.objects.filter(job__created_at__gte=since, outcome=Attempt.Outcome.INTERRUPTED)
-    return list(newest.select_related("job").order_by("-id")[:OVERVIEW_ROWS])
+    newest = Attempt.objects.filter(outcome=Attempt.Outcome.INTERRUPTED).select_related("job").order_by("-id")
+    return [one for one in newest[:OVERVIEW_ROWS] if one.started_at >= since]
 
 
 def count(**condition: Any) -> int:

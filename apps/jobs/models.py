@@ -328,6 +328,9 @@ class Attempt(models.Model):
     class Meta:
         ordering = ["job", "number"]
         constraints = [models.UniqueConstraint(fields=["job", "number"], name="attempt_number")]
+        indexes = [
+            models.Index(fields=["id"], name="attempt_interrupted", condition=models.Q(outcome="interrupted")),
+        ]
 
     def __str__(self) -> str:
         return f"attempt {self.number} of {self.job_id}"

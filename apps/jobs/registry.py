@@ -139,21 +139,8 @@ class Task(Generic[P, R]):
         raise BadArguments(f"task {self.name} needs the argument {', '.join(map(repr, missing))}")
 
 
-def _encoder() -> Callable[[object], str]:
-    """What writes JSON. `JSONEncoder.encode` makes its inner encoder anew each time, which takes longer than to write.
-
-    It notes no containers on the way: what holds itself is a RecursionError.
-    """
-    encoder = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), check_circular=False)
-    make = getattr(json.encoder, "c_make_encoder", None)  # undocumented, and not in each Python
-    if make is None:
-        return encoder.encode
-    string = json.encoder.encode_basestring
-    chunks = make(None, encoder.default, string, None, ":", ",", False, False, False)
-    return lambda value: "".join(chunks(value, 0))
-
-
-_dump = _encoder()
+#: It notes no containers on the way: what holds itself is a RecursionError.
+_dump = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
 
 def to_json(value: object) -> str:

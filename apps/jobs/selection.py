@@ -9,6 +9,7 @@ from functools import partial
 from django.db.models import QuerySet
 
 from apps.jobs import control
+from apps.jobs.listing import newest
 from apps.jobs.models import Job
 from msgweb.errors import BadRequest, Conflict, NotFound
 
@@ -66,6 +67,12 @@ class Selection:
         }
         found = Job.objects.filter(**{name: value for name, value in conditions.items() if value is not None})
         return found if self.held is None else found.filter(held_at__isnull=not self.held)
+
+    def newest(self, most: int) -> "QuerySet[Job]":
+        """The newest of them, the newest first. If more than state, namespace and task is asked for, all are sorted."""
+        if self != Selection(state=self.state, namespace=self.namespace, task=self.task):
+            return self.jobs()[:most]
+        return Job.objects.filter(id__in=newest(most, state=self.state, namespace=self.namespace, task=self.task))
 
 
 @dataclass(slots=True)

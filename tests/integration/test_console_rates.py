@@ -470,6 +470,10 @@ KEPT = """
         ELSE 'succeeded' END, 1, 0, 1, 1, '', '', false, '', now() - n * interval '1 s', now()
     FROM generate_series(1, 40000) AS n
 """
+ATTEMPTS = """
+    INSERT INTO jobs_attempt (job_id, number, host, started_at, ended_at, outcome)
+    SELECT id, 1, '', created_at, now(), CASE state WHEN 'failed' THEN 'interrupted' ELSE 'succeeded' END FROM jobs_job
+"""
 
 
 @pytest.mark.parametrize(
@@ -492,6 +496,7 @@ def test_no_page_reads_all_jobs_all_messages_or_all_statistics(home: str, admin:
         Namespace.objects.create(name=f"samples.{number}")
     outbox.send(home, "/queue/orders", "x")
     execute(KEPT)
+    execute(ATTEMPTS)
     execute("UPDATE jobs_job SET namespace = 'samples.old' WHERE created_at < now() - interval '38000 seconds'")
     execute(
         "INSERT INTO msgweb.message (destination, persistent, headers, body)"
@@ -508,9 +513,10 @@ def test_no_page_reads_all_jobs_all_messages_or_all_statistics(home: str, admin:
     processes = 10  # each has written rows of its own
     execute(f"INSERT INTO msgweb.statistic {columns.format('destination')} {rows.format('id', processes)}", [home])
     execute(f"INSERT INTO msgweb.jobs_ended {columns.format('namespace')} {rows.format('namespace', 1)}", [home])
-    execute("ANALYZE jobs_job, msgweb.message_persistent, msgweb.statistic, msgweb.jobs_ended")
+    execute("ANALYZE jobs_job, jobs_attempt, msgweb.message_persistent, msgweb.statistic, msgweb.jobs_ended")
     with plans() as found:
         html(admin, path)
+    execute("DELETE FROM jobs_attempt")
     execute("DELETE FROM jobs_job")
     assert found
     for sql, plan in found:

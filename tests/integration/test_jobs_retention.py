@@ -19,6 +19,7 @@ from apps.jobs.models import Attempt, Batch, Event, Job, Progress, Step
 from apps.jobs.records import Batch as Writes
 from apps.jobs.records import LogLine, Mark
 from apps.jobs.retention import BadRetention, Retention, parse
+from apps.jobs.selection import Selection
 from tests import sample_tasks
 from tests.recording import Worker
 
@@ -169,10 +170,12 @@ def test_no_list_reads_the_whole_table(namespace: str, condition: dict[str, str]
 
     with connection.execute_wrapper(explain):
         newest(51, **condition)
+        if "but" not in condition:
+            list(Selection(**condition).newest(51))
 
     def read(node: dict[str, Any]) -> float:
         own = (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"]
         return max([own, *(read(child) for child in node.get("Plans", []))])
 
-    (plan,) = plans
-    assert read(plan) < 1000
+    assert plans
+    assert max(map(read, plans)) < 1000

@@ -46,6 +46,10 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             "job", models.Index(fields=["namespace", "task", "created_at"], name="job_ready", condition=READY)
         ),
+        migrations.AddIndex(
+            "attempt",
+            models.Index(fields=["id"], name="attempt_interrupted", condition=models.Q(outcome="interrupted")),
+        ),
         *(migrations.AlterField("job", name, field) for name, field in FIELDS.items()),
         migrations.RunSQL(SQL.read_text(), migrations.RunSQL.noop),
     ]

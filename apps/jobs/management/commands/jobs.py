@@ -80,7 +80,7 @@ class Command(BaseCommand):
         self.stdout.write(f"{job.id} {job.state}")
 
     def _list(self, selection: Selection, limit: int) -> None:
-        for job in selection.jobs().order_by("-created_at")[:limit]:
+        for job in selection.newest(limit):
             error = f"  {job.error['code']}: {job.error['message'][:60]}" if job.error else ""
             held = " held" if job.held_at else ""
             self.stdout.write(f"{job.id}  {job.created_at:%Y-%m-%d %H:%M:%S}  {job.state}{held:5}  {job.task}{error}")
