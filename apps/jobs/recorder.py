@@ -122,6 +122,7 @@ class Recorder:
 
         admitted: set[Run] = set()
         unbegun: set[Run] = set()
+        said = {item.run: item.outcome for item in batch.finishes}
         for run in runs:
             row, other = rows.get(run.job), peeked.get(run.job)
             if row is not None and row[2] == "running" and row[3] == run.attempt and row[5] == run.worker:
@@ -136,7 +137,9 @@ class Recorder:
                 written.put_off.add(run.job)
             else:
                 known = row[2:4] if row is not None else other[1:3] if other is not None else (None, None)
-                written.refused[run] = known[0] if known[1] == run.attempt and known[0] != "running" else None
+                written.refused[run] = (
+                    known[0] if known[1] == run.attempt and _ends_so(said.get(run), known[0]) else None
+                )
 
         taken, over = self._admissible(batch.starts, rows, peeked, written)
         orphans = await self._orphans(taken, rows, over, written)
@@ -368,6 +371,11 @@ def _is_unbegun(row: Row, run: Run, start: Start | None) -> bool:
         and row[7] == start.ticket
         and not row[8]
     )
+
+
+def _ends_so(outcome: str | None, state: str) -> bool:
+    """Whether a job may be in that state since its attempt has ended so; None: whatever way."""
+    return state == outcome if outcome in FINAL_STATES - {"failed"} else state != "running"
 
 
 def _is_whole(item: Finish, begin_first: Container[Run]) -> bool:

@@ -146,8 +146,8 @@ class Written:
         starts: the answers, by job. A start that is in none of these was put off.
         finishes: the job's state, by run.
         completed: the same of those that were recorded at once, start and end: they have succeeded.
-        refused: runs that the fence turned away, with the job's state where the job is still in that attempt (then
-            an earlier write of the same finish took effect), or None where somebody else has it.
+        refused: runs that the fence turned away, with the job's state where the job is still in that attempt and ended
+            as was said (then an earlier write of the same finish took effect), or None where somebody else has it.
         put_off: jobs whose rows were locked elsewhere; nothing of theirs was written.
         cancelled: runs that somebody asked to cancel.
         recorded: runs whose deferred start has been written.

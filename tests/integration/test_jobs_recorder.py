@@ -172,6 +172,17 @@ def test_a_finish_written_twice_because_the_first_answer_was_lost_takes_effect_o
     assert job.failures == 1
 
 
+def test_the_result_of_one_whose_death_has_ended_its_job_meanwhile_is_refused(
+    job: Job, worker: Worker, other: Worker
+) -> None:
+    Job.objects.filter(id=job.id).update(on_death="fail")
+    late = worker.run(job, 1)
+    assert other.start(job, 2) == NotStarted("final")
+    job.refresh_from_db()
+    assert (job.state, job.attempt) == ("failed", 1)
+    assert worker.write(Batch(finishes=[Finish(late, "succeeded", result=Json("1"))])).refused == {late: None}
+
+
 def test_a_job_that_has_ended_is_not_begun_again(job: Job, worker: Worker) -> None:
     control.cancel(job.id, "the test")
     assert worker.start(job) == NotStarted("final")

@@ -16,7 +16,7 @@ from psycopg import pq
 
 from apps.broker.engine import REPLY_PREFIX, Address, Message, MessageId, SessionId
 from apps.broker.errors import QueueFull
-from apps.broker.postgres import leftovers, packing, resolving, topics
+from apps.broker.postgres import leftovers, packing, resolving, scarcity, topics
 from apps.broker.postgres.backlog import Backlog
 from apps.broker.postgres.batch import Batch, Claimable
 from apps.broker.postgres.callbacks import guarded
@@ -36,6 +36,7 @@ from apps.broker.postgres.pipeline import (
 from apps.broker.postgres.pressure import Pressure
 from apps.broker.postgres.queues import Queue
 from apps.broker.postgres.recovery import RETRY_LAST, Doubt, ask, reconnect
+from apps.broker.postgres.scarcity import Scarcity
 from apps.broker.postgres.sql import statements
 from msgweb.errors import BadMessage, MsgwebError, NotFound, PooledDatabase, SessionLost, Unavailable
 
@@ -51,11 +52,6 @@ TOPIC_BYTES = 16 * 1024 * 1024  # of topic messages that may wait for the other 
 LOCKED = ("55P03", "40P01")
 RETRIED = ("40", "55")  # SQLSTATE classes after which the same batch may well succeed
 UNAVAILABLE = ("25", "42", "53", "54", "57", "58")  # the database cannot write now: full, read-only, no permission
-#: Of these: what another connection would not change. The disk is full, a permission is missing. Claims may well go on,
-#: and acks, which need no room and make some.
-SCARCE = ("42501", "53", "58")
-SCARCE_SECONDS = 1.0  # until what such a database refused is tried again
-SENDS, CLAIMS, ALL = 1, 2, 3  # what is withheld meanwhile: sends; claims too; everything
 
 
 class Writer:
@@ -86,9 +82,7 @@ class Writer:
         self._expected = 0  # so many operations, if all who waited for it go on at once
         self._ended = 0.0
         self._deferred = False  # the batch has let one turn of the loop pass
-        self._scarce: asyncio.TimerHandle | None = None  # until this fires, something is withheld
-        self._withheld = 0
-        self._refused = False  # for want of room, and nothing was taken since
+        self._scarcity = Scarcity(self.wake)
         self._pressure = Pressure()
 
     # -- what the engine asks for
@@ -101,7 +95,7 @@ class Writer:
     @property
     def prompt(self) -> bool:
         """Whether what is sent now goes into the next batch, and the database has room for it as far as is known."""
-        return self._pipeline is not None and not (self._withheld or self._refused)
+        return self._pipeline is not None and not self._scarcity.felt
 
     @property
     def stalled(self) -> Collection[Queue]:
@@ -153,8 +147,7 @@ class Writer:
             except TimeoutError:
                 logger.warning("the database does not answer; what it was asked for last is left open")
         self._closing = True
-        if self._scarce:
-            self._scarce.cancel()
+        self._scarcity.close()
         if self._recovery:
             self._recovery.cancel()
             await asyncio.gather(self._recovery, return_exceptions=True)
@@ -217,7 +210,7 @@ class Writer:
 
     def _flush(self) -> None:
         self._scheduled = False
-        if self._busy or self._withheld == ALL or self._pipeline is None:
+        if self._busy or self._scarcity.of_all or self._pipeline is None:
             return
         self._host.handover.deliver()  # what a batch says of who holds a message has to be settled before
         if self._backlog.stalled:
@@ -247,7 +240,7 @@ class Writer:
             return
         self._host.handover.hold_back()
         operations = self._backlog.unparked(self._gather())
-        unresolved = [] if self._withheld else self._host.places.unresolved()
+        unresolved = [] if self._scarcity.of_sends else self._host.places.unresolved()
         unresolved = [queue for queue in unresolved if queue.address not in self._backlog.parked_names]
         if self._stale:
             self._backlog.put_back(operations)
@@ -256,7 +249,7 @@ class Writer:
             return
         if not operations and not self._topics and not unresolved and not any(self._claimable()):
             if self._backlog:
-                if not self._withheld:
+                if not self._scarcity.of_sends:
                     self._be_patient()
                 return
             if not self._backlog.empty:
@@ -310,12 +303,12 @@ class Writer:
             self._patient.cancel()
             self._patient = None
         heavy = self._backlog.heavy
-        operations = self._backlog.take_without_sends() if self._withheld else self._backlog.take()
+        operations = self._backlog.take_without_sends() if self._scarcity.of_sends else self._backlog.take()
         if self._relieved and not self.congested:
             relieved, self._relieved = self._relieved, []
             for callback in relieved:
                 guarded(callback)
-        if following and heavy and not (self._backlog.isolating or self._withheld):
+        if following and heavy and not (self._backlog.isolating or self._scarcity.of_sends):
             now, later = leftovers.divide(operations, self._host.places.queue, probe=self._number % PROBE == 0)
             self._backlog.put_back(later)
             self._following = not now
@@ -435,7 +428,7 @@ class Writer:
         """Nothing while something goes back that this batch does not carry: a claim that does not find it would take
         what comes behind it."""
         claimable = self._host.claimable()
-        withheld = self._backlog.isolating or self._backlog.returning or self._withheld >= CLAIMS
+        withheld = self._backlog.isolating or self._backlog.returning or self._scarcity.of_claims
         return ([], [], []) if withheld else claimable
 
     def _still_held(self, operations: list[Operation]) -> list[Operation]:
@@ -463,7 +456,7 @@ class Writer:
         if batch.drawn:
             self._host.handover.drew(batch.drawn)
         if batch.inserts:
-            self._refused = False
+            self._scarcity.took()
         operations = batch.operations
         if batch.full:
             self._refuse(
@@ -611,8 +604,10 @@ class Writer:
         elif error.sqlstate[:2] in UNAVAILABLE:
             logger.error("the database refuses to write (%s): %s", error.sqlstate, error)
             self._refuse_sends(operations, Unavailable(f"the database refuses to write ({error.sqlstate}): {error}"))
-            if error.sqlstate.startswith(SCARCE):
-                self._be_scarce(tried_sends=any(operation.sends for operation in operations))
+            if error.sqlstate.startswith(scarcity.SQLSTATES):
+                self._scarcity.refused(tried_sends=any(operation.sends for operation in operations))
+                self._busy = False
+                self.wake()
             else:
                 self._recover(Doubt([]), delay=RETRY_LAST)
         elif len(operations) > 1:
@@ -635,21 +630,6 @@ class Writer:
         for operation in operations:
             if operation.sends:
                 self._refuse_and_release(operation, error)
-
-    def _be_scarce(self, tried_sends: bool) -> None:
-        """For a while go on without sends; if what had none was refused, without claims either; then not at all."""
-        self._refused = True
-        if not self._withheld:
-            self._withheld = SENDS
-            self._scarce = self._loop.call_later(SCARCE_SECONDS, self._try_again)
-        elif not tried_sends:
-            self._withheld += 1
-        self._busy = False
-        self.wake()
-
-    def _try_again(self) -> None:
-        self._withheld = 0
-        self.wake()
 
     def _adopt(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
