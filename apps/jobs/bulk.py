@@ -2,7 +2,7 @@
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -41,7 +41,8 @@ def enqueue_many(
     Jobs of a unique task, those with a reply and those that begin later are asked for one by one, which is slower.
 
     Args:
-        arguments: taken while those before are being written: what makes them must not use the same connection.
+        arguments: quickest as a list: rows are made while those before are being written. What makes them one by one may
+            use the same connection, so it is asked between the statements that write.
         ask: how, for all of them.
 
     Returns:
@@ -70,13 +71,16 @@ def enqueue_many(
             moment = cursor.fetchone()[0]
         sending = Sending(namespace, request["queue"], priority=request["priority"])
         rows = _Rows(task, request, moment, sending, chain(first, remaining))
+        at_hand = isinstance(arguments, Sequence)
 
         def more() -> bool:
-            return (rows.ahead < BYTES and len(rows.jobs) < PORTION and rows.make()) or rows.name()
+            return (at_hand and rows.make_ahead()) or rows.name()
 
         # Who waits for whom would take the sum of both times: so the next rows are made while these are written.
         while rows.jobs or rows.make():
-            copy(rows.statement, rows.portion(), more)
+            while not at_hand and rows.make_ahead():
+                pass
+            copy(rows.statement, rows.portion(at_hand=at_hand), more)
             rows.send(more)
         sending.finish()
         with connection.cursor() as cursor:
@@ -128,10 +132,14 @@ class _Rows:
         self._messages: deque[Any] = deque()
         self._due: list[Any] = []
 
-    def portion(self) -> Iterator[bytes]:
-        """The jobs of a COPY: those that are there, then more as they are made."""
+    def make_ahead(self) -> bool:
+        """Make the rows of a few jobs, unless there are enough for a COPY. Says whether there were any."""
+        return self.ahead < BYTES and len(self.jobs) < PORTION and self.make()
+
+    def portion(self, *, at_hand: bool) -> Iterator[bytes]:
+        """The jobs of a COPY: those that are there, then more as they are made, if the arguments are at hand."""
         jobs, messages, due, size = self.jobs, self._messages, self._due, 0
-        while len(due) < PORTION and size < BYTES and (jobs or self.make()):
+        while len(due) < PORTION and size < BYTES and (jobs or (at_hand and self.make())):
             row = jobs.popleft()
             due.append(messages.popleft())
             size += len(row)

@@ -90,6 +90,12 @@ def test_many_copies_keep_the_order_too(namespace: str, monkeypatch: pytest.Monk
     assert [job.arguments for job in Job.objects.order_by("created_at")] == [{"a": n} for n in range(200)]
 
 
+def test_what_makes_the_arguments_may_ask_the_same_database(namespace: str) -> None:
+    sample_tasks.add.enqueue(namespace=namespace, a=0)
+    ids = enqueue_many(sample_tasks.add, namespace, ({"a": Job.objects.count() + n} for n in range(500)))
+    assert [job.arguments["a"] for job in Job.objects.filter(id__in=ids).order_by("created_at")] == list(range(1, 501))
+
+
 def test_what_rows_leave_out_is_what_the_table_says() -> None:
     assert {name: Job._meta.get_field(name).db_default for name in bulk._USUAL} == bulk._USUAL
 
