@@ -41,7 +41,7 @@ def enqueue_many(
     Jobs of a unique task, those with a reply and those that begin later are asked for one by one, which is slower.
 
     Args:
-        arguments: quickest as a list: rows are made while those before are being written. What makes them one by one may
+        arguments: quickest as a list: rows are made while those before are written. What makes them one by one may
             use the same connection, so it is asked between the statements that write.
         ask: how, for all of them.
 
