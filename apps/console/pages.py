@@ -158,7 +158,7 @@ def _process(session: catalogue.SessionInfo, jobs: list[Job]) -> Process:
 
 def _lately_interrupted(since: datetime) -> list[Attempt]:
     newest = Attempt.objects.filter(outcome=Attempt.Outcome.INTERRUPTED).select_related("job").order_by("-id")
-    return [one for one in newest[:OVERVIEW_ROWS] if one.started_at >= since]
+    return [one for one in newest[:OVERVIEW_ROWS] if one.ended_at is not None and one.ended_at >= since]
 
 
 def count(**condition: Any) -> int:

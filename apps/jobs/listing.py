@@ -32,13 +32,18 @@ def newest(
     """
     parts = []
     if state in (None, Job.State.READY):
-        parts.append("newest_ready")
+        parts.append(_by_task("="))
     if state != Job.State.READY:
         of_tasks = state is None and but is None and (namespace is not None or task is not None)
-        parts.append("newest_of_tasks" if of_tasks else "newest_of_state")
+        parts.append(_by_task("<>") if of_tasks else query("newest_of_state"))
     moment, job = last or (None, None)
     parameters = {"state": state, "but": but, "namespace": namespace, "task": task, "moment": moment, "job": job}
     with connection.cursor() as cursor:
-        union = " UNION ALL ".join(f"({query(name)})" for name in parts)
+        union = " UNION ALL ".join(f"({part})" for part in parts)
         cursor.execute(_NEWEST.format(union), {**parameters, "most": most})
         return [row[0] for row in cursor.fetchall()]
+
+
+def _by_task(compared: str) -> str:
+    """Of the jobs whose state compares with `ready` so."""
+    return query("newest_by_task").format(compared=compared)
